@@ -1,0 +1,127 @@
+/* crypto.h - cryptographic tools: randomness, streams of masks, keys, channels, tapes.
+ *
+ * Everything that `dealer` and `3pc` need is AES-128 in counter mode, SHA-256, Ed25519 and TLS 1.3. AES-CTR expands masks
+ * (AES-NI or VAES where the processor has them, a constant-time portable path elsewhere, chosen once by crypto_init);
+ * OpenSSL does the rest.
+ *
+ * A *channel* carries frames between two parties: over TLS 1.3 with both sides authenticated by pinned Ed25519 keys, or
+ * over memory inside one process, for tests. Both count payload bytes in each direction. Sending never deadlocks against a
+ * peer that sends too: while a send waits, arriving bytes are taken in.
+ *
+ * A *tape* is a party's ratchet of segment keys: k(i+1) = KDF(k(i)). Taking a segment's key destroys the way back to it.
+ * A live session keeps its tape in memory; a pool keeps it in a file whose durable counter only grows.
+ */
+#ifndef MARILL_CRYPTO_H
+#define MARILL_CRYPTO_H
+
+#include "base/base.h"
+
+void crypto_init(bool portable);               // once at start; portable: the plain C AES, for tests
+const char *crypto_kernels(void);              // "vaes", "aesni" or "portable"
+
+// ---- randomness, hashes ----------------------------------------------------------------------------------------------
+
+enum { KEY_BYTES = 32, HASH_BYTES = 32 };
+void random_bytes(void *out, size_t len);      // from the system; a failure of the system aborts
+
+typedef struct Hash { void *state; } Hash;     // SHA-256, streaming
+void hash_init(Hash *h);
+void hash_add(Hash *h, const void *data, size_t len);
+void hash_end(Hash *h, uint8_t out[HASH_BYTES]);
+void hash_bytes(uint8_t out[HASH_BYTES], const void *data, size_t len);
+/* HMAC-SHA256 of (label, 0, context) under key: every key in Marill is derived from another by one call of this, with a
+ * label that occurs once in the source. */
+void derive_key(uint8_t out[KEY_BYTES], const uint8_t key[KEY_BYTES], const char *label, const void *context, size_t context_len);
+void hex_encode(char *out /* 2 len + 1 */, const uint8_t *data, size_t len);
+bool hex_decode(uint8_t *out, size_t len, const char *hex);   // exactly 2 len hex digits
+
+// ---- prg -------------------------------------------------------------------------------------------------------------
+
+/* The AES-128-CTR stream of one key, read in order; at most 2^36 blocks (asserted). */
+typedef struct Prg { uint32_t round_key[44]; uint64_t block; uint8_t left[16]; unsigned left_len; } Prg;
+void prg_init(Prg *p, const uint8_t key[16]);
+void prg_bytes(Prg *p, void *out, size_t len);
+/* len words of n bits; the stream spends 1, 2, 4 or 8 whole bytes a word. Upper bits come out zero. */
+void prg_words(Prg *p, uint64_t *out, size_t len, unsigned n);
+
+// ---- identities ------------------------------------------------------------------------------------------------------
+
+/* A party's long-term Ed25519 key. On disk: one file, mode 0600, PKCS#8 PEM, written whole or not at all. Its public half
+ * is what others pin: 64 hex digits. */
+typedef struct Identity { void *key; uint8_t public_key[32]; } Identity;
+void identity_generate(Identity *out);
+CHECKED Result identity_save(const Identity *id, const char *path);          // refuses to overwrite
+CHECKED Result identity_load(Identity *out, const char *path);               // refuses a file that others may read
+void identity_free(Identity *id);
+void identity_sign(const Identity *id, uint8_t out[64], const void *data, size_t len);
+bool identity_verify(const uint8_t public_key[32], const uint8_t signature[64], const void *data, size_t len);
+
+// ---- channels --------------------------------------------------------------------------------------------------------
+
+typedef struct Channel Channel;
+typedef struct Listener Listener;
+
+/* Two ends of an in-memory channel (each for one thread). */
+void channel_memory(Channel **a, Channel **b);
+/* Listens on host:port (port 0: the system chooses; listener_port tells). A port in use fails, named. */
+CHECKED Result listener_open(Listener **out, const char *host, uint16_t port);
+uint16_t listener_port(const Listener *l);
+int listener_fd(const Listener *l);            // for poll
+void listener_close(Listener *l);
+/* Accepts one connection, completes TLS, and checks that the peer's key is one of `allowed` (count keys of 32 bytes):
+ * *which tells. A peer of an unknown key, or one that does not finish the handshake within 10 s, is a failed Result and
+ * is closed; the listener goes on. timeout in seconds; < 0: none. */
+CHECKED Result channel_accept(Channel **out, size_t *which, Listener *l, const Identity *me, const uint8_t (*allowed)[32], size_t count, double timeout);
+/* Connects, trying again for `timeout` seconds while nobody listens. Fails unless the peer has exactly this key. */
+CHECKED Result channel_connect(Channel **out, const char *host, uint16_t port, const Identity *me, const uint8_t peer[32], double timeout);
+void channel_name(Channel *c, const char *peer);              // "server": how failures call the other side
+void channel_timeout(Channel *c, double seconds);             // a receive that waits longer fails; < 0: none (default 120)
+
+/* One frame. channel_send may return before the bytes are with the peer. */
+CHECKED Result channel_send(Channel *c, const void *data, size_t len);
+/* The next frame, whole; fails if it is longer than limit. */
+CHECKED Result channel_receive(Channel *c, Buffer *out, size_t limit);
+/* The next frame, which must have exactly `len` bytes; `what` names it in the failure. */
+CHECKED Result channel_expect(Channel *c, void *out, size_t len, const char *what);
+/* Bytes of a stream that the sender cut into frames as it liked. Do not mix with the two above on one direction. */
+CHECKED Result channel_read(Channel *c, void *out, size_t len);
+/* Tells the peer why the session ends; its next receive fails with that text (cleaned, 200 characters at most). */
+void channel_abort(Channel *c, const char *reason);
+void channel_close(Channel *c);                // orderly; NULL is fine
+typedef struct ChannelCount { uint64_t sent, received; uint64_t frames_sent, frames_received; } ChannelCount;
+ChannelCount channel_count(const Channel *c);  // payload bytes, without framing and TLS records
+
+// ---- tapes -----------------------------------------------------------------------------------------------------------
+
+/* A ratchet of segment keys. Segment i can be taken once, in order; then k(i) is overwritten by k(i+1). */
+typedef struct Tape Tape;
+void tape_live(Tape **out, const uint8_t seed[KEY_BYTES], uint64_t segments);               // in memory
+/* Creates the state file (mode 0600, refuses to overwrite): pool id, owner's role, seed as k(0), counter 0. */
+CHECKED Result tape_create(const char *path, const uint8_t id[16], const char *role, const uint8_t seed[KEY_BYTES], uint64_t segments);
+/* Opens and locks it; a second process is refused. */
+CHECKED Result tape_open(Tape **out, const char *path);
+const uint8_t *tape_id(const Tape *t);
+uint64_t tape_mark(const Tape *t);             // segments already reserved, now or ever
+uint64_t tape_segments(const Tape *t);
+/* Reserves segments [from, from + count), from >= tape_mark: durable (written, fsynced, renamed, folder fsynced) before
+ * it returns. keys (count): derived by walking the ratchet; skipped segments are burnt. Fails if the tape is too short. */
+CHECKED Result tape_reserve(Tape *t, uint64_t from, uint64_t count, uint8_t (*keys)[KEY_BYTES]);
+void tape_close(Tape *t);
+
+/* A pool: the third's words for one ordered conversation, a file at the provider. Header (opaque to this floor), then
+ * segments, each sealed (AES-256-GCM) under a key derived from the provider's tape key of that segment, bound to the
+ * header's hash and its index. The whole is signed by the third. */
+typedef struct PoolWriter PoolWriter;
+CHECKED Result pool_create(PoolWriter **out, const char *path, const void *header, size_t header_len, uint64_t segments);
+CHECKED Result pool_append(PoolWriter *w, const uint8_t tape_key[KEY_BYTES], const void *data, size_t len);
+CHECKED Result pool_finish(PoolWriter *w, const Identity *third);           // renames into place
+void pool_abandon(PoolWriter *w);              // removes what was written
+typedef struct Pool Pool;
+CHECKED Result pool_open(Pool **out, const char *path, const uint8_t third[32]);            // checks the signature and sizes
+void pool_header(const Pool *p, const uint8_t **data, size_t *len);
+uint64_t pool_segments(const Pool *p);
+/* Opens segment i into `out` with its tape key; FAIL_CRYPTO if it was altered. */
+CHECKED Result pool_segment(Pool *p, Buffer *out, uint64_t i, const uint8_t tape_key[KEY_BYTES]);
+void pool_close(Pool *p);
+
+#endif

@@ -1,0 +1,30 @@
+/* layers.h - the layers of a Llama in float, each forward above its backward (private to model/).
+ *
+ * Tensors are (rows, columns), rows = batch * time. A backward function *adds* to the gradients it is given, except that
+ * it *sets* d_in where the comment says so. Large products go through OpenBLAS; the rest is plain loops over rows in
+ * parallel_for. */
+#ifndef MARILL_LAYERS_H
+#define MARILL_LAYERS_H
+
+#include "model/model.h"
+
+/* out (rows, n) = in (rows, k) W^T, W (n, k); accumulate: out += . */
+void linear_forward(float *out, const float *in, const float *w, size_t rows, size_t n, size_t k, bool accumulate);
+/* d_in (rows, k) = or += d_out W; d_w (n, k) += d_out^T in. Either may be NULL. */
+void linear_backward(float *d_in, float *d_w, const float *d_out, const float *in, const float *w, size_t rows, size_t n, size_t k, bool accumulate);
+
+/* out = in / sqrt(mean(in^2) + eps) * gain, by rows; inv (rows) keeps 1/sqrt for the backward pass (may be NULL). */
+void rmsnorm_forward(float *out, float *inv, const float *in, const float *gain, size_t rows, size_t width, float eps);
+void rmsnorm_backward(float *d_in /* += */, float *d_gain /* +=, may be NULL */, const float *d_out, const float *in, const float *gain, const float *inv, size_t rows, size_t width);
+
+/* Angles: table (positions, head_dim / 2, 2) of cos, sin, with the llama3 scaling if the config has it. */
+void rope_table(float *table, const ModelConfig *c, uint32_t positions);
+/* Turns x (rows, heads * head_dim) in place, as Hugging Face's Llama does (first half with second half); row r has
+ * position position[r]. inverse: turns back, which is the backward pass. */
+void rope_turn(float *x, const float *table, const uint32_t *position, size_t rows, uint32_t heads, uint32_t head_dim, bool inverse);
+
+/* SwiGLU: out = gate / (1 + exp(-gate)) * up. */
+void swiglu_forward(float *out, const float *gate, const float *up, size_t len);
+void swiglu_backward(float *d_gate /* set */, float *d_up /* set */, const float *d_out, const float *gate, const float *up, size_t len);
+
+#endif

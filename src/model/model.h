@@ -1,0 +1,156 @@
+/* model.h - the network: its files, its tokenizer, its plain half and its secure half.
+ *
+ * A *model folder* is what Hugging Face writes for a Llama: config.json, model.safetensors, tokenizer.model. An *adapter
+ * folder* is what PEFT writes: adapter_config.json, adapter_model.safetensors. Reading one gives three objects with three
+ * lifetimes, as in llama2.c: `ModelConfig`, the immutable shape; `Model`, the read-only weights; `PlainState`, the scratch
+ * and key-value cache of one conversation.
+ *
+ * The *plain half* is the floating-point network: the client runs the frozen lower layers with it, the provider computes
+ * the keys and values of positions that both know, training differentiates it, and the fidelity of the secure run is
+ * measured against it. It knows nothing of secret sharing: no file of it includes crypto.h or mpc.h.
+ *
+ * The *secure half* (secure.h in this folder) runs the upper layers on shares through the moves of mpc.h, under a `Plan`
+ * made by calibration.
+ *
+ * Tensors are row-major; a shape comment gives (rows, columns). T is the number of tokens in a batch.
+ */
+#ifndef MARILL_MODEL_H
+#define MARILL_MODEL_H
+
+#include "base/base.h"
+
+// ---- shape -----------------------------------------------------------------------------------------------------------
+
+typedef struct RopeScaling {                   // "rope_scaling" of type llama3; factor 1 means none
+    float factor, low_freq_factor, high_freq_factor, original_context;
+} RopeScaling;
+
+typedef struct ModelConfig {
+    uint32_t width;                            // hidden_size
+    uint32_t layers, heads, kv_heads, head_dim;
+    uint32_t ffn;                              // intermediate_size
+    uint32_t vocab, context;                   // vocab_size, max_position_embeddings
+    float norm_eps, rope_theta;
+    RopeScaling rope;
+    bool tied;                                 // the head is the embedding
+    int32_t bos, eos;                          // token ids; -1 where the files name none
+} ModelConfig;
+
+/* Parses config.json (Llama architecture only; anything it cannot run faithfully is refused by name). */
+CHECKED Result config_parse(ModelConfig *out, const char *json, size_t len);
+CHECKED Result config_write(const ModelConfig *c, const char *path);
+
+// ---- weights ---------------------------------------------------------------------------------------------------------
+
+typedef enum { MAT_Q, MAT_K, MAT_V, MAT_O, MAT_GATE, MAT_UP, MAT_DOWN, MAT_COUNT } MatrixKind;
+extern const char *const matrix_names[MAT_COUNT];             // "self_attn.q_proj", ... as in the files
+uint32_t matrix_rows(const ModelConfig *c, MatrixKind m);     // outputs
+uint32_t matrix_cols(const ModelConfig *c, MatrixKind m);     // inputs
+
+typedef struct LayerWeights {
+    const float *attn_norm, *ffn_norm;         // (width)
+    const float *mat[MAT_COUNT];               // (matrix_rows, matrix_cols)
+} LayerWeights;
+
+typedef struct Model {
+    ModelConfig config;
+    const float *embed;                        // (vocab, width)
+    const float *final_norm;                   // (width)
+    const float *head;                         // (vocab, width); the same pointer as embed where tied
+    LayerWeights *layer;                       // (layers)
+    Arena arena;                               // owns everything above
+} Model;
+
+/* Reads DIR/config.json and DIR/model.safetensors (f32 or bf16). Fails on a missing, surplus or misshaped tensor, a NaN
+ * or an infinity, and on any offset that does not fit the file. model_free also after a failure. */
+CHECKED Result model_load(Model *out, const char *dir);
+void model_free(Model *m);
+/* Writes DIR/config.json and DIR/model.safetensors; dtype "F32" or "BF16" (round to nearest even). */
+CHECKED Result model_save(const Model *m, const char *dir, const char *dtype);
+
+/* LoRA factors: the matrix becomes W + scale * B A. A (rank, cols), B (rows, rank); NULL where a matrix has none. */
+typedef struct LoraPair { float *a, *b; uint32_t rank; float scale; } LoraPair;
+typedef struct Adapter {
+    uint32_t layers;                           // of the model it belongs to
+    uint32_t first;                            // the lowest layer that has factors: layers below stay public
+    LoraPair (*pair)[MAT_COUNT];               // (layers)
+    Arena arena;
+} Adapter;
+CHECKED Result adapter_load(Adapter *out, const char *dir, const ModelConfig *c);
+CHECKED Result adapter_save(const Adapter *a, const char *dir, const ModelConfig *c, const char *base_name);
+void adapter_free(Adapter *a);
+
+// ---- tokenizer -------------------------------------------------------------------------------------------------------
+
+/* Sentencepiece BPE with byte fallback, from tokenizer.model. Encoding escapes spaces, adds the dummy prefix if the file
+ * asks for it, and merges by score. */
+typedef struct Tokenizer Tokenizer;
+CHECKED Result tokenizer_load(Tokenizer **out, const char *path);
+void tokenizer_free(Tokenizer *t);
+uint32_t tokenizer_vocab(const Tokenizer *t);
+int32_t tokenizer_bos(const Tokenizer *t);
+int32_t tokenizer_eos(const Tokenizer *t);
+/* UTF-8 text to ids (no BOS added). Fails on text that is not UTF-8, naming the offset. ids: arena memory. */
+CHECKED Result tokenizer_encode(const Tokenizer *t, const char *text, size_t len, int32_t **ids, size_t *count, Arena *a);
+/* Appends the bytes that `id` adds after `previous` (-1 at the start of a text, whose leading space is dropped). Bytes of
+ * an incomplete UTF-8 character are passed on as they are: callers that print hold them back with utf8_complete. */
+CHECKED Result tokenizer_decode(const Tokenizer *t, int32_t previous, int32_t id, Buffer *out);
+size_t utf8_complete(const uint8_t *text, size_t len);        // length of the longest prefix of whole characters
+size_t utf8_invalid_at(const uint8_t *text, size_t len);      // offset of the first bad byte, or len
+/* Trains a BPE vocabulary on text lines and writes a sentencepiece tokenizer.model with byte fallback. */
+CHECKED Result tokenizer_train(const char *text, size_t len, uint32_t vocab, const char *path);
+
+// ---- plain network ---------------------------------------------------------------------------------------------------
+
+/* What a calibration may look at while the plain network runs; values are those of the float network. */
+typedef enum {
+    SEE_RESIDUAL,      // (T, width) before each norm
+    SEE_MEAN_SQUARE,   // (T) of the same
+    SEE_QUERY, SEE_KEY,// (T, heads|kv_heads * head_dim) after RoPE
+    SEE_VALUE,         // (T, kv_heads * head_dim)
+    SEE_SCORE,         // causal scores of one row and softmax: (past + i + 1)
+    SEE_MIXED,         // (T, heads * head_dim) attention output, normalised
+    SEE_GATE, SEE_UP,  // (T, ffn)
+    SEE_HIDDEN,        // (T, ffn) SiLU(gate) * up
+    SEE_LOW_RANK,      // (T, rank) A x of any adapted matrix, x as the matrix sees it
+    SEE_FINAL,         // (T, width) after the final norm
+    SEE_LOGIT,         // (T, vocab)
+    SEE_COUNT
+} Sight;
+typedef struct Watch { void (*see)(void *ctx, uint32_t layer, Sight what, const float *x, size_t len); void *ctx; } Watch;
+
+/* One conversation: cache and scratch. merge is the number of heads that share one softmax (1: a plain model). */
+typedef struct PlainState PlainState;
+PlainState *plain_new(const Model *m, const Adapter *adapter /* may be NULL */, uint32_t context, Arena *a);
+void plain_watch(PlainState *s, const Watch *w);              // NULL: nobody watches
+void plain_truncate(PlainState *s, uint32_t past);            // forget positions from `past` on
+uint32_t plain_past(const PlainState *s);
+const float *plain_keys(const PlainState *s, uint32_t layer); // (context, kv_heads * head_dim), after RoPE
+const float *plain_values(const PlainState *s, uint32_t layer);
+/* x (rows, width) := the embedding of tokens; ids are checked to lie in the vocabulary. */
+CHECKED Result plain_embed(const PlainState *s, float *x, const int32_t *tokens, size_t rows);
+/* Runs layers [from, to) on x (rows, width) at positions past.. and fills their caches. Past does not move. */
+void plain_layers(PlainState *s, float *x, size_t rows, uint32_t from, uint32_t to);
+void plain_advance(PlainState *s, size_t rows);
+/* Final norm and head: logits (rows, vocab) of x (rows, width). */
+void plain_logits(PlainState *s, float *logits, const float *x, size_t rows);
+/* All of it: the logits of every one of `rows` tokens, logits (rows, vocab). Fails if the context is full. */
+CHECKED Result plain_forward(PlainState *s, float *logits, const int32_t *tokens, size_t rows);
+
+// ---- sampling --------------------------------------------------------------------------------------------------------
+
+typedef struct Sampler { float temperature, top_p; uint64_t state; } Sampler;
+void sampler_init(Sampler *s, float temperature, float top_p, uint64_t seed);
+int32_t sampler_pick(Sampler *s, const float *logits, uint32_t vocab);      // temperature 0: the largest, lowest id first
+double cross_entropy(const float *logits, uint32_t vocab, int32_t target);   // nats
+
+// ---- training --------------------------------------------------------------------------------------------------------
+
+/* `marill train` and `marill tune`: reads a YAML recipe (docs/recipes.md lists every field), writes the run folder it
+ * names: checkpoints, loss.csv, and at the end the model or adapter folder. `resume` continues from the last checkpoint
+ * with exactly the weights an uninterrupted run would have. */
+typedef struct TrainOptions { bool resume, dry_run; unsigned threads; const Progress *progress; } TrainOptions;
+CHECKED Result train_run(const char *recipe_path, const TrainOptions *o);
+CHECKED Result tune_run(const char *recipe_path, const TrainOptions *o);
+
+#endif

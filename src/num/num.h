@@ -1,0 +1,62 @@
+/* num.h - numbers: vectors over Z_2^n, their packed form, and products.
+ *
+ * A ring element of width n (1..64) is kept in a uint64_t whose upper 64-n bits mean nothing: every operation is computed
+ * mod 2^64, which is right mod 2^n as well, and only packing, shifting, comparison and decoding look at the width. So a
+ * width costs nothing until a value leaves the machine.
+ *
+ * Each kernel family (packing, products, selection) is a file of its own with a portable version; where the processor has
+ * AVX-512, `num_init` picks the fast one once, at start. Tests compare the two. Nothing here branches, or indexes memory,
+ * on the value of an element: elements may be secret. (Selection reads a table row at a *public* offset.)
+ */
+#ifndef MARILL_NUM_H
+#define MARILL_NUM_H
+
+#include "base/base.h"
+
+/* Chooses the kernels; call once before anything else here. portable: the plain C ones, for tests. */
+void num_init(bool portable);
+const char *num_kernels(void);                 // "avx512" or "portable"
+
+// ---- ring vectors ----------------------------------------------------------------------------------------------------
+
+static inline uint64_t ring_low(uint64_t x, unsigned n) { return n >= 64 ? x : x & ((UINT64_C(1) << n) - 1); }
+static inline int64_t ring_signed(uint64_t x, unsigned n) { return (int64_t)(x << (64 - n)) >> (64 - n); }   // two's complement
+/* round(x * 2^f), ties to even, as a two's complement word. Aborts where |x| 2^f >= 2^62. */
+uint64_t ring_from_real(double x, unsigned f);
+
+void ring_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
+void ring_sub(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
+void ring_add_to(uint64_t *out, const uint64_t *a, size_t len);                        // out += a
+void ring_sub_from(uint64_t *out, const uint64_t *a, size_t len);                      // out -= a
+void ring_mul(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);        // elementwise
+void ring_mul_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);    // out += a b, elementwise
+/* out[i] = x[i] / 2^k mod 2^(n-k), rounded up (up) or down: the local half of the move `shift` (mpc.h). */
+void ring_shift(uint64_t *out, const uint64_t *x, size_t len, unsigned n, unsigned k, bool up);
+
+// ---- packing ---------------------------------------------------------------------------------------------------------
+
+/* n bits a word, little-endian, no gaps; the last byte is padded with zero bits. */
+static inline size_t ring_packed_size(size_t len, unsigned n) { return (size_t)(((unsigned __int128)len * n + 7) / 8); }
+void ring_pack(uint8_t *out /* ring_packed_size(len, n) */, const uint64_t *x, size_t len, unsigned n);
+void ring_unpack(uint64_t *x, const uint8_t *in, size_t len, unsigned n);              // upper bits come out zero
+
+// ---- products --------------------------------------------------------------------------------------------------------
+
+/* out (rows, n) = x (rows, k) W^T mod 2^64, W (n, k) small public or private integers. Threaded over n. */
+void ring_linear_i8(uint64_t *out, const uint64_t *x, const int8_t *w, size_t rows, size_t n, size_t k);
+void ring_linear_i16(uint64_t *out, const uint64_t *x, const int16_t *w, size_t rows, size_t n, size_t k);
+/* out (rows, n) (+)= a (rows, k) B^T mod 2^64, B (n, k) with row stride ldb words; a has row stride lda, out ldo. */
+void ring_matmul(uint64_t *out, size_t ldo, const uint64_t *a, size_t lda, const uint64_t *b, size_t ldb, size_t rows, size_t n, size_t k, bool accumulate);
+/* out (n) += a (k) B, B (k, n) with row stride ldb words. */
+void ring_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k);
+uint64_t ring_dot(const uint64_t *a, const uint64_t *b, size_t len);
+
+// ---- selection -------------------------------------------------------------------------------------------------------
+
+/* The sum of row[c] over the cells c whose bit is set; row: cells unsigned words of `bytes` (1, 2, 4, 8) each, bits:
+ * cells/8 bytes (or one byte, if fewer than 8 cells). Every word is read, whatever the bits are. The sum is mod 2^64. */
+uint64_t ring_select(const void *row, unsigned bytes, const uint8_t *bits, size_t cells);
+/* The number of set bits. */
+uint64_t ring_popcount(const uint8_t *bits, size_t cells);
+
+#endif
