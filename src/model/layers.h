@@ -8,20 +8,39 @@
 
 #include "model/model.h"
 
+/* Plain loops that the compiler should unroll, vectorise, and emit once for each width of vector unit; the copy is picked at
+ * load time. Floats are never contracted or reassociated, so every copy computes the same bits. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define VECTOR_LOOPS __attribute__((optimize("O3", "no-trapping-math"), target_clones("default", "avx2", "avx512f")))
+#else
+#define VECTOR_LOOPS
+#endif
+
+/* out (m, n) = or += alpha * A B by one thread: A (m, k) or, turned, (k, m); B (k, n) or, turned, (n, k). ld..: distance
+ * between rows in floats. */
+typedef struct Product { bool turn_a, turn_b, accumulate; float alpha; } Product;
+void product(Product how, float *out, size_t ld_out, const float *a, size_t ld_a, const float *b, size_t ld_b,
+             size_t m, size_t n, size_t k);
+
 /* out (rows, n) = in (rows, k) W^T, W (n, k); accumulate: out += . */
 void linear_forward(float *out, const float *in, const float *w, size_t rows, size_t n, size_t k, bool accumulate);
 /* d_in (rows, k) = or += d_out W; d_w (n, k) += d_out^T in. Either may be NULL. */
-void linear_backward(float *d_in, float *d_w, const float *d_out, const float *in, const float *w, size_t rows, size_t n, size_t k, bool accumulate);
+void linear_backward(float *d_in, float *d_w, const float *d_out, const float *in, const float *w,
+                     size_t rows, size_t n, size_t k, bool accumulate);
 
 /* out = in / sqrt(mean(in^2) + eps) * gain, by rows; inv (rows) keeps 1/sqrt for the backward pass (may be NULL). */
 void rmsnorm_forward(float *out, float *inv, const float *in, const float *gain, size_t rows, size_t width, float eps);
-void rmsnorm_backward(float *d_in /* += */, float *d_gain /* +=, may be NULL */, const float *d_out, const float *in, const float *gain, const float *inv, size_t rows, size_t width);
+void rmsnorm_backward(float *d_in /* += */, float *d_gain /* +=, may be NULL */, const float *d_out, const float *in,
+                      const float *gain, const float *inv, size_t rows, size_t width);
 
 /* Angles: table (positions, head_dim / 2, 2) of cos, sin, with the llama3 scaling if the config has it. */
 void rope_table(float *table, const ModelConfig *c, uint32_t positions);
 /* Turns x (rows, heads * head_dim) in place, as Hugging Face's Llama does (first half with second half); row r has
  * position position[r]. inverse: turns back, which is the backward pass. */
 void rope_turn(float *x, const float *table, const uint32_t *position, size_t rows, uint32_t heads, uint32_t head_dim, bool inverse);
+
+/* x[i] = exp(x[i] - shift); returns the sum. Relative error below 3e-7; x[i] - shift below -87 counts as -87. One thread. */
+float exp_shifted(float *x, float shift, size_t len);
 
 /* SwiGLU: out = gate / (1 + exp(-gate)) * up. */
 void swiglu_forward(float *out, const float *gate, const float *up, size_t len);
