@@ -1,0 +1,84 @@
+/* secure.h - the secure half of the network: the plan, and the upper layers on shares.
+ *
+ * A `Plan` fixes every width, scale, range and table of the secure layers, for one model, one context length and one choice
+ * of what is private. It is made once by calibration on text, stored as JSON beside the model, and agreed by hash. A checker
+ * proves by interval arithmetic that no wire leaves its ring inside the calibrated ranges.
+ *
+ * `SecureNet` runs the layers from `frozen` on through the moves of mpc.h. The same code serves all five roles: what a role
+ * does not have (weights, tokens, shares) it does not touch.
+ */
+#ifndef MARILL_SECURE_H
+#define MARILL_SECURE_H
+
+#include "model/model.h"
+#include "mpc/mpc.h"
+
+typedef enum { PREFER_EXCHANGES, PREFER_BYTES } Prefer;       // fold or lean: 18 or 23 exchanges a layer
+typedef enum { PRIVATE_LORA, PRIVATE_LAYERS } Private;        // only the adapter, or every matrix of the secure layers
+
+typedef struct Width { unsigned n, f; } Width;                // ring bits, fraction bits
+
+/* Widths of one layer; the comments of secure_layer.c say where each is used. Filled by plan_make from observed ranges. */
+typedef struct LayerPlan {
+    Width residual;                            // x at the layer's entry and exit
+    Width low_rank;                            // z = A x
+    Width product;                             // y = W x + B z, before the norm is multiplied in (fold)
+    Width query, key, value;                   // after RoPE, as opened
+    Width score;                               // ring of q k
+    Width exp, mix;                            // softmax weights; ring and scale of the mixed values before 1/sum
+    Width attention;                           // normalised attention output, as opened
+    Width gate, up, hidden;
+    LookupSpec attn_norm, ffn_norm;            // 1/sqrt(mean square)
+    LookupSpec score_exp, sum_coarse, sum_fine, silu;
+    unsigned score_cells;                      // log2 of the cells among which a row's maximum is found
+} LayerPlan;
+
+typedef struct Plan {
+    uint32_t context, known;                   // positions planned for; positions at the start whose tokens both know
+    uint32_t frozen;                           // layers below this one are public and run by the client
+    uint32_t rank;                             // of the adapter; 0 without one
+    Prefer prefer;
+    Private private_part;
+    unsigned weight_f;                         // fraction bits of public weights (16-bit integers)
+    unsigned adapter_f;                        // fraction bits of private weights
+    LayerPlan *layer;                          // (layers - frozen)
+    Width final_residual, final, logit;        // final: normalised; logit: as revealed, and before
+    unsigned logit_drop;                       // bits dropped at the reveal
+    LookupSpec final_norm;
+    uint8_t model_hash[HASH_BYTES];            // of the public integers
+    Arena arena;
+} Plan;
+
+typedef struct PlanOptions { uint32_t context, frozen; Prefer prefer; Private private_part; } PlanOptions;
+/* Runs the plain model with its adapter over the text, watches the ranges and chooses the plan. */
+CHECKED Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions *o, const int32_t *tokens, size_t count);
+CHECKED Result plan_check(const Plan *p, const ModelConfig *c);              // the interval proof; also run on every plan read
+CHECKED Result plan_save(const Plan *p, const char *path);
+CHECKED Result plan_load(Plan *out, const char *path);
+CHECKED Result plan_parse(Plan *out, const char *json, size_t len);
+void plan_json(const Plan *p, Buffer *out);
+void plan_free(Plan *p);
+/* Over the plan's JSON, the shape, and the tables it makes. The hash of the public integers is in the plan. */
+void plan_hash(const Plan *p, const ModelConfig *c, uint8_t out[HASH_BYTES]);
+void public_hash(const Plan *p, const Model *m, uint8_t out[HASH_BYTES]);    // of every public integer of the secure layers and the head
+/* Salted commitment to the private part, as the provider shows it at the handshake. */
+void private_commitment(const Plan *p, const Model *m, const Adapter *a, const uint8_t salt[KEY_BYTES], uint8_t out[HASH_BYTES]);
+
+typedef struct SecureNet SecureNet;
+/* m: the public base at C, S and CLEAR (S and CLEAR under PRIVATE_LAYERS use its layers as the private ones; C uses only its
+ * public parts); NULL at T and COUNT. a: S and CLEAR, NULL if there is none. Needs engine_shared_seed at C, S, CLEAR. */
+CHECKED Result secure_new(SecureNet **out, Engine *e, Arena *session, const ModelConfig *c, const Plan *p, const Model *m, const Adapter *a);
+/* The pinned matrices in their fixed order, for the one-time setup message of S to T. */
+size_t secure_pins(const SecureNet *s, Pinned *const **pins);
+/* One batch of `rows` positions (the engine has begun it). x: C and CLEAR, hidden state at the cut (rows, width). known: S
+ * and CLEAR, for the first batch only: keys and values of the plan's known positions, from plain_keys / plain_values of each
+ * secure layer ([layer - frozen], (known, kv_heads * head_dim)). logits: C and CLEAR, (rows, vocab), or of the last row alone
+ * if last_only. Costs layers * 18 (23) + 4 exchanges. */
+typedef struct KnownPrefix { const float *const *keys, *const *values; } KnownPrefix;
+CHECKED Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, float *logits, bool last_only);
+uint32_t secure_past(const SecureNet *s);      // positions in the cache, known ones included
+/* The exact cost of a batch of `rows` rows after `past` positions (past 0: the known prefix is entered first). */
+CHECKED Result plan_cost(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, size_t rows, bool last_only);
+uint64_t plan_setup_bytes(const Plan *p, const ModelConfig *c);              // S to T, once
+
+#endif
