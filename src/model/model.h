@@ -58,7 +58,8 @@ typedef struct Model {
     const float *final_norm;                   // (width)
     const float *head;                         // (vocab, width); the same pointer as embed where tied
     LayerWeights *layer;                       // (layers)
-    Arena arena;                               // owns everything above
+    Arena arena;                               // owns everything above, except
+    FileMap file;                              // what lies in the mapped file; empty for a model made in memory
 } Model;
 
 /* Reads DIR/config.json and DIR/model.safetensors (f32 or bf16). Fails on a missing, surplus or misshaped tensor, a NaN
@@ -79,6 +80,8 @@ typedef struct Adapter {
 CHECKED Result adapter_load(Adapter *out, const char *dir, const ModelConfig *c);
 CHECKED Result adapter_save(const Adapter *a, const char *dir, const ModelConfig *c, const char *base_name);
 void adapter_free(Adapter *a);
+/* out := the model with W + scale * B A in place of W, in memory of its own. Everything else is m's, which must outlive out. */
+void model_merge(Model *out, const Model *m, const Adapter *a);
 
 // ---- tokenizer -------------------------------------------------------------------------------------------------------
 
