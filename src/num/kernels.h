@@ -1,0 +1,53 @@
+/* kernels.h - private to num/: the kernel families, and which of them were chosen.
+ *
+ * Each family is a pair of files: FAMILY.c has the public functions and a portable kernel, FAMILY_avx512.c the fast one.
+ * The latter alone knows intrinsics; its functions carry the target as an attribute, so that the binary runs anywhere. */
+#ifndef MARILL_NUM_KERNELS_H
+#define MARILL_NUM_KERNELS_H
+
+#include "num/num.h"
+
+/* A product of ring_linear_*: out (rows, n) = x (rows, k) W^T; W (n, k) of `bytes` (1, 2) each. */
+typedef struct { uint64_t *out; const uint64_t *x; const void *w; unsigned bytes; size_t rows, n, k; } Linear;
+/* A product of ring_matmul. */
+typedef struct { uint64_t *out; const uint64_t *a, *b; size_t ldo, lda, ldb, rows, n, k; bool accumulate; } Matmul;
+
+typedef struct {
+    const char *name;
+    void (*add)(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
+    void (*sub)(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
+    void (*mul)(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
+    void (*mul_add)(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
+    void (*shift)(uint64_t *out, const uint64_t *x, size_t len, unsigned k, uint64_t plus);    // (x + plus) >> k
+    void (*pack)(uint8_t *out, const uint64_t *x, size_t len, unsigned n);
+    void (*unpack)(uint64_t *x, const uint8_t *in, size_t len, unsigned n);
+    void (*linear)(const Linear *p, size_t begin, size_t end);     // columns begin..end of out
+    void (*matmul)(const Matmul *p, size_t begin, size_t end);
+    void (*vecmat_add)(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k);
+    uint64_t (*dot)(const uint64_t *a, const uint64_t *b, size_t len);
+    uint64_t (*select)(const void *row, unsigned bytes, const uint8_t *bits, size_t cells);
+    uint64_t (*popcount)(const uint8_t *bits, size_t cells);
+} Kernels;
+
+extern const Kernels *num_kernel;              // the chosen ones
+extern const Kernels num_portable, num_avx512;
+
+#define KERNEL(kernel) \
+    void kernel##_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len); \
+    void kernel##_sub(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len); \
+    void kernel##_mul(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len); \
+    void kernel##_mul_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len); \
+    void kernel##_shift(uint64_t *out, const uint64_t *x, size_t len, unsigned k, uint64_t plus); \
+    void kernel##_pack(uint8_t *out, const uint64_t *x, size_t len, unsigned n); \
+    void kernel##_unpack(uint64_t *x, const uint8_t *in, size_t len, unsigned n); \
+    void kernel##_linear(const Linear *p, size_t begin, size_t end); \
+    void kernel##_matmul(const Matmul *p, size_t begin, size_t end); \
+    void kernel##_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k); \
+    uint64_t kernel##_dot(const uint64_t *a, const uint64_t *b, size_t len); \
+    uint64_t kernel##_select(const void *row, unsigned bytes, const uint8_t *bits, size_t cells); \
+    uint64_t kernel##_popcount(const uint8_t *bits, size_t cells);
+KERNEL(portable)
+KERNEL(avx512)
+#undef KERNEL
+
+#endif
