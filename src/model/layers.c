@@ -88,7 +88,7 @@ void linear_backward(float *d_in, float *d_w, const float *d_out, const float *i
 
 // ---- norms -----------------------------------------------------------------------------------------------------------
 
-static float lanes_sum(const float lane[LANES])
+VECTOR_INLINE float lanes_sum(const float lane[LANES])
 {
     float sum = 0;
     for (size_t j = 0; j < LANES; j++) sum += lane[j];
@@ -237,7 +237,7 @@ void rope_turn(float *x, const float *table, const uint32_t *position, size_t ro
 
 /* exp(x) = 2^n exp(r), |r| <= ln(2) / 2: n is rounded by adding 1.5 * 2^23, ln(2) is subtracted in two parts so that
  * n ln(2) is exact to 2^-32, exp(r) is Cephes's polynomial of degree 7, and 2^n is written into the exponent. */
-static inline float exp_polynomial(float x)
+VECTOR_INLINE float exp_polynomial(float x)
 {
     x = x < -87.0f ? -87.0f : x;
     x = x > 88.0f ? 88.0f : x;
@@ -263,6 +263,23 @@ VECTOR_LOOPS float exp_shifted(float *x, float shift, size_t len)
         for (size_t j = 0; j < LANES; j++) lane[j] += x[i + j] = exp_polynomial(x[i + j] - shift);
     for (; i < len; i++) lane[0] += x[i] = exp_polynomial(x[i] - shift);
     return lanes_sum(lane);
+}
+
+VECTOR_LOOPS float vector_largest(const float *x, size_t len)
+{
+    float lane[LANES], best = x[0];
+    size_t i = 0;
+    for (size_t j = 0; j < LANES; j++) lane[j] = x[0];
+    for (; i + LANES <= len; i += LANES)
+        for (size_t j = 0; j < LANES; j++) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+    for (; i < len; i++) best = x[i] > best ? x[i] : best;
+    for (size_t j = 0; j < LANES; j++) best = lane[j] > best ? lane[j] : best;
+    return best;
+}
+
+VECTOR_LOOPS void vector_scale(float *x, float by, size_t len)
+{
+    for (size_t i = 0; i < len; i++) x[i] *= by;
 }
 
 typedef struct Swiglu { float *out, *d_gate, *d_up; const float *gate, *up, *d_out; } Swiglu;

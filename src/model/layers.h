@@ -11,8 +11,10 @@
 /* Plain loops that the compiler should unroll, vectorise, and emit once for each width of vector unit; the copy is picked at
  * load time. Floats are never contracted or reassociated, so every copy computes the same bits. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define VECTOR_INLINE static inline __attribute__((optimize("O3", "no-trapping-math")))    // what such loops call
 #define VECTOR_LOOPS __attribute__((optimize("O3", "no-trapping-math"), target_clones("default", "avx2", "avx512f")))
 #else
+#define VECTOR_INLINE static inline
 #define VECTOR_LOOPS
 #endif
 
@@ -41,6 +43,9 @@ void rope_turn(float *x, const float *table, const uint32_t *position, size_t ro
 
 /* x[i] = exp(x[i] - shift); returns the sum. Relative error below 3e-7; x[i] - shift below -87 counts as -87. One thread. */
 float exp_shifted(float *x, float shift, size_t len);
+
+float vector_largest(const float *x, size_t len);              // len >= 1. One thread
+void vector_scale(float *x, float by, size_t len);             // x *= by. One thread
 
 /* SwiGLU: out = gate / (1 + exp(-gate)) * up. */
 void swiglu_forward(float *out, const float *gate, const float *up, size_t len);
