@@ -18,7 +18,7 @@ typedef struct Recipe {
     ModelConfig shape;                         // train without `init`
     DataSource *sources;
     size_t source_count;
-    uint32_t context, batch_tokens, steps, warmup, eval_every, eval_tokens, checkpoint_every, seed, threads;
+    uint32_t context, batch_tokens, steps, warmup, log_every, eval_every, eval_tokens, checkpoint_every, seed, threads;
     double epochs;                             // 0: `steps` counts
     double learning_rate, min_ratio, weight_decay, clip, beta1, beta2, epsilon, init_std;
     const char *dtype;                         // "F32" or "BF16"

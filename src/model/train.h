@@ -98,7 +98,7 @@ double schedule_rate(double peak, double floor_ratio, uint64_t step, uint64_t wa
 /* What `train` and `tune` have in common: the loop, its files, resume. `values` are the parameters, bound already. `save`
  * writes the result folder. */
 typedef struct TrainJob {
-    const Recipe *recipe;
+    Recipe *recipe;                            // `steps` is filled in where it counts in epochs
     const TrainOptions *options;
     const Net *net;
     const Params *params;
@@ -108,6 +108,7 @@ typedef struct TrainJob {
     void *ctx;
 } TrainJob;
 CHECKED Result train_loop(const TrainJob *job);
+CHECKED Result tokenizer_copy(const char *from, const char *folder);      // as FOLDER/tokenizer.model
 
 /* What a run needs to go on as if it had never stopped. Moments are arrays of `total`. */
 typedef struct TrainState {

@@ -1,0 +1,395 @@
+/* train_loop.c - the loop that `train` and `tune` share: batches, steps, validation, the run folder.
+ *
+ * The run folder has checkpoint.bin, loss.csv and, renewed with every checkpoint, the result folder. A signal to stop is
+ * noticed between steps and ends the run with a checkpoint. */
+#include "model/layers.h"
+#include "model/train.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PACK_ROWS = 512, CSV_LIMIT = 1 << 28 };
+static const char csv_head[] = "step,tokens,lr,train_loss,valid_loss,tokens_per_s\n";
+
+// One thread's share of a batch, and what it computes of it.
+typedef struct Share {
+    NetScratch *scratch;
+    Pack *pack;
+    Grads grads;
+    float *grad_values;
+    const Sample *samples;
+    size_t count;
+    double loss;
+} Share;
+
+typedef struct Loop {
+    const TrainJob *job;
+    unsigned threads;
+    size_t pack_rows;
+    TrainState state;
+    DataSet set, valid;                        // of the epoch at hand; held out
+    Arena arena, set_arena;
+    Share *share;                              // (threads)
+    float **grad_values;                       // (threads)
+    float weight;                              // of a row's loss in the gradient
+    bool learning;                             // else validating
+    const char *checkpoint_path, *csv_path;
+    FILE *csv;
+    double loss_sum, since;                    // since the last row of the CSV: losses, and when
+    uint64_t loss_steps, loss_tokens;
+} Loop;
+
+// ---- signals ---------------------------------------------------------------------------------------------------------
+
+static volatile sig_atomic_t stop_asked;
+
+static void stop_note(int number)
+{
+    (void)number;
+    stop_asked = 1;
+}
+
+typedef struct Signals { struct sigaction term, interrupt; } Signals;
+
+static void signals_take(Signals *old)
+{
+    struct sigaction note = {.sa_handler = stop_note};
+    sigemptyset(&note.sa_mask);
+    stop_asked = 0;
+    sigaction(SIGTERM, &note, &old->term);
+    sigaction(SIGINT, &note, &old->interrupt);
+}
+
+static void signals_give_back(const Signals *old)
+{
+    sigaction(SIGTERM, &old->term, NULL);
+    sigaction(SIGINT, &old->interrupt, NULL);
+}
+
+// ---- data ------------------------------------------------------------------------------------------------------------
+
+static size_t sample_rows(const Sample *s)
+{
+    return s->len ? s->len - 1 : 0;
+}
+
+static size_t samples_learned(const Sample *s, size_t count)
+{
+    size_t learned = 0;
+    for (size_t i = 0; i < count; i++)
+        for (uint32_t t = 1; t < s[i].len; t++) learned += s[i].learn[t] != 0;
+    return learned;
+}
+
+/* The samples from `at` on that fill a batch: as many whole ones as fit, at least one. */
+static size_t batch_count(const DataSet *set, size_t at, size_t tokens)
+{
+    size_t rows = 0, count = 0;
+    for (; at + count < set->count; count++) {
+        rows += sample_rows(&set->sample[at + count]);
+        if (rows > tokens && count) break;
+    }
+    return count;
+}
+
+/* Batches in an epoch: the last one is left out if it is less than half full, unless it is the only one. */
+static bool batch_is_whole(const DataSet *set, size_t at, size_t count, size_t tokens)
+{
+    size_t rows = 0;
+    for (size_t i = at; i < at + count; i++) rows += sample_rows(&set->sample[i]);
+    return count && (at + count < set->count || at == 0 || 2 * rows >= tokens);
+}
+
+static uint64_t epoch_batches(const DataSet *set, size_t tokens)
+{
+    uint64_t batches = 0;
+    for (size_t at = 0, count; at < set->count; at += count) {
+        count = batch_count(set, at, tokens);
+        batches += batch_is_whole(set, at, count, tokens);
+    }
+    return batches;
+}
+
+static Result epoch_load(Loop *l)
+{
+    const Recipe *r = l->job->recipe;
+    arena_free(&l->set_arena);
+    arena_init(&l->set_arena, false);
+    GUARD(data_load(&l->set, r->sources, r->source_count, PART_TRAIN, l->job->tokenizer, r->context, r->seed, l->state.epoch,
+                    &l->set_arena));
+    if (samples_learned(l->set.sample, l->set.count)) return OK;
+    return fail(FAIL_DATA, "the sources have nothing to learn in their training part");
+}
+
+/* Held-out samples, the same at every validation, up to eval_tokens. */
+static Result valid_load(Loop *l)
+{
+    const Recipe *r = l->job->recipe;
+    if (!r->eval_every) return OK;
+    GUARD(data_load(&l->valid, r->sources, r->source_count, PART_VALID, l->job->tokenizer, r->context, r->seed, 0, &l->arena));
+    size_t rows = 0, count = 0;
+    for (; count < l->valid.count && rows < r->eval_tokens; count++) rows += sample_rows(&l->valid.sample[count]);
+    l->valid.count = count;
+    return OK;
+}
+
+// ---- steps -----------------------------------------------------------------------------------------------------------
+
+/* Cuts samples into consecutive shares of about the same number of rows. */
+static void shares_cut(Loop *l, const Sample *samples, size_t count)
+{
+    size_t total = 0, rows = 0, at = 0;
+    for (size_t i = 0; i < count; i++) total += sample_rows(&samples[i]);
+    for (unsigned w = 0; w < l->threads; w++) {
+        size_t begin = at, until = total * (w + 1) / l->threads;
+        for (; at < count && (rows + sample_rows(&samples[at]) / 2 < until || w + 1 == l->threads); at++) rows += sample_rows(&samples[at]);
+        l->share[w].samples = samples + begin;
+        l->share[w].count = at - begin;
+    }
+}
+
+static void share_run(void *ctx, size_t begin, size_t end)
+{
+    Loop *l = ctx;
+    for (size_t w = begin; w < end; w++) {
+        Share *s = &l->share[w];
+        s->loss = 0;
+        if (l->learning) memset(s->grad_values, 0, l->job->params->total * sizeof *s->grad_values);
+        for (size_t done = 0; done < s->count;) {
+            done += pack_fill(s->pack, l->pack_rows, s->samples + done, s->count - done);
+            s->loss += net_run(l->job->net, s->scratch, s->pack, l->learning ? &s->grads : NULL, l->weight);
+        }
+    }
+}
+
+/* Mean cross-entropy of the samples in nats, and with `learning` the gradients in the shares. */
+static double samples_run(Loop *l, const Sample *samples, size_t count, bool learning)
+{
+    size_t learned = samples_learned(samples, count);
+    double loss = 0;
+    l->learning = learning;
+    l->weight = learned ? 1.0f / (float)learned : 0;
+    shares_cut(l, samples, count);
+    parallel_for(l->threads, 1, share_run, l);
+    for (unsigned w = 0; w < l->threads; w++) loss += l->share[w].loss;
+    return learned ? loss / (double)learned : 0;
+}
+
+static double rate_at(const Recipe *r, uint64_t step)
+{
+    return schedule_rate(r->learning_rate, r->min_ratio, step, r->warmup, r->steps);
+}
+
+static Result step_run(Loop *l)
+{
+    const Recipe *r = l->job->recipe;
+    TrainState *s = &l->state;
+    size_t count = batch_count(&l->set, s->sample, r->batch_tokens);
+    if (!batch_is_whole(&l->set, s->sample, count, r->batch_tokens)) {
+        s->epoch++, s->sample = 0;
+        GUARD(epoch_load(l));
+        count = batch_count(&l->set, 0, r->batch_tokens);
+    }
+    const Sample *batch = l->set.sample + s->sample;
+    double loss = samples_run(l, batch, count, true);
+    float *grads = l->grad_values[0];
+    double norm = grads_sum(grads, l->grad_values, l->threads, s->total);
+    if (!isfinite(loss) || !isfinite(norm))
+        return fail(FAIL_DATA, "the loss is no longer a number at step %llu: try a lower learning_rate", (unsigned long long)s->step + 1);
+    if (r->clip > 0 && norm > r->clip) grads_scale(grads, s->total, (float)(r->clip / norm));
+    s->step++;
+    Adam adam = {r->beta1, r->beta2, r->epsilon, r->weight_decay};
+    adam_step(s->values, s->moment1, s->moment2, grads, l->job->params, &adam, rate_at(r, s->step), s->step);
+    s->sample += count;
+    for (size_t i = 0; i < count; i++) s->tokens += sample_rows(&batch[i]), l->loss_tokens += sample_rows(&batch[i]);
+    l->loss_sum += loss, l->loss_steps++;
+    return OK;
+}
+
+// ---- records ---------------------------------------------------------------------------------------------------------
+
+static Result csv_fail(const Loop *l)
+{
+    return fail(FAIL_SYSTEM, "%s: cannot write", l->csv_path);
+}
+
+/* Opens loss.csv without the rows of steps beyond the state's, which a resumed run will write again. */
+static Result csv_open(Loop *l)
+{
+    Buffer old = {0}, kept = {0};
+    buffer_append(&kept, csv_head, strlen(csv_head));
+    if (l->state.step && file_exists(l->csv_path)) {
+        GUARD(file_read(&old, l->csv_path, CSV_LIMIT));
+        for (const char *line = (const char *)old.data, *end; (end = strchr(line, '\n')); line = end + 1) {
+            unsigned long long step = strtoull(line, NULL, 10);
+            if (step && step <= l->state.step) buffer_append(&kept, line, (size_t)(end - line) + 1);
+        }
+    }
+    Result r = file_write(l->csv_path, kept.data, kept.len, 0644);
+    buffer_free(&old);
+    buffer_free(&kept);
+    GUARD(r);
+    l->csv = fopen(l->csv_path, "a");
+    return l->csv ? OK : csv_fail(l);
+}
+
+static void time_say(char out[32], double seconds)
+{
+    unsigned long s = seconds < 1e6 ? (unsigned long)(seconds + 0.5) : 999999;
+    snprintf(out, 32, "%lu:%02lu:%02lu", s / 3600, s / 60 % 60, s % 60);
+}
+
+/* A row of loss.csv and a line of progress over the steps since the last one; valid < 0: none. */
+static Result row_write(Loop *l, double valid)
+{
+    const Recipe *r = l->job->recipe;
+    TrainState *s = &l->state;
+    if (!l->loss_steps && valid < 0) return OK;
+    double now = clock_seconds(), spent = now - l->since, rate = spent > 0 ? (double)l->loss_tokens / spent : 0;
+    double train = l->loss_steps ? l->loss_sum / (double)l->loss_steps : 0;
+    s->seconds += spent;
+    char valid_text[32] = "", left[32];
+    if (valid >= 0) snprintf(valid_text, sizeof valid_text, "%.5f", valid);
+    time_say(left, s->seconds / (double)s->step * (double)(r->steps - s->step));
+    unsigned long long step = s->step, tokens = s->tokens;
+    if (fprintf(l->csv, "%llu,%llu,%.6g,%.5f,%s,%.0f\n", step, tokens, rate_at(r, step), train, valid_text, rate) < 0) return csv_fail(l);
+    if (fflush(l->csv) != 0) return csv_fail(l);
+    progress(l->job->options->progress, "step %llu of %u, loss %.4f%s%s, rate %.3g, %.0f tokens/s, %s left", step, r->steps,
+             train, valid >= 0 ? ", held out " : "", valid_text, rate_at(r, step), rate, left);
+    l->loss_sum = 0, l->loss_steps = l->loss_tokens = 0, l->since = clock_seconds();
+    return OK;
+}
+
+static Result checkpoint_save(Loop *l)
+{
+    const TrainJob *j = l->job;
+    GUARD(checkpoint_write(&l->state, j->recipe, l->threads, l->checkpoint_path));
+    return j->save(j->ctx);
+}
+
+// ---- the run ---------------------------------------------------------------------------------------------------------
+
+static void shares_new(Loop *l)
+{
+    const TrainJob *j = l->job;
+    const Recipe *r = j->recipe;
+    l->pack_rows = r->context > PACK_ROWS ? r->context : PACK_ROWS;
+    l->share = arena_new(&l->arena, Share, l->threads);
+    l->grad_values = arena_new(&l->arena, float *, l->threads);
+    for (unsigned w = 0; w < l->threads; w++) {
+        Share *s = &l->share[w];
+        s->scratch = net_scratch(j->net, l->pack_rows, &l->arena);
+        s->pack = pack_new(l->pack_rows, &l->arena);
+        s->grad_values = l->grad_values[w] = arena_new(&l->arena, float, j->params->total);
+        params_bind_grads(&s->grads, &j->net->model->config, j->net->adapter, s->grad_values, &l->arena);
+    }
+    l->state.total = j->params->total;
+    l->state.values = j->values;
+    l->state.moment1 = arena_new(&l->arena, float, j->params->total);
+    l->state.moment2 = arena_new(&l->arena, float, j->params->total);
+}
+
+/* Fills recipe->steps where the recipe counts in epochs, and says what the run will be. */
+static Result plan_make(Loop *l)
+{
+    Recipe *r = l->job->recipe;
+    uint64_t batches = epoch_batches(&l->set, r->batch_tokens);
+    if (r->epochs > 0) {
+        double steps = floor(r->epochs * (double)batches + 0.5);
+        if (steps > 1e9 || steps < r->warmup) return fail(FAIL_DATA, "epochs make %.0f steps, warmup is %u", steps, r->warmup);
+        r->steps = steps < 1 ? 1 : (uint32_t)steps;
+    }
+    const Progress *p = l->job->options->progress;
+    progress(p, "%zu parameters; %u steps on %u threads", l->job->params->total, r->steps, l->threads);
+    progress(p, "an epoch: %zu samples, %llu tokens, %llu batches; held out: %zu samples", l->set.count,
+             (unsigned long long)l->set.tokens, (unsigned long long)batches, l->valid.count);
+    return OK;
+}
+
+static Result start_or_resume(Loop *l)
+{
+    const Recipe *r = l->job->recipe;
+    bool there = file_exists(l->checkpoint_path);
+    if (!l->job->options->resume) {
+        if (there) return fail(FAIL_USE, "%s is there already: resume that run, or give another folder as 'out'", l->checkpoint_path);
+        return csv_open(l);
+    }
+    if (!there) return fail(FAIL_USE, "%s is absent: there is no run to resume", l->checkpoint_path);
+    GUARD(checkpoint_read(&l->state, r, l->threads, l->checkpoint_path));
+    if (l->state.epoch) GUARD(epoch_load(l));
+    if (l->state.sample > l->set.count) return fail(FAIL_DATA, "%s: made with other data", l->checkpoint_path);
+    progress(l->job->options->progress, "resumed at step %llu", (unsigned long long)l->state.step);
+    return csv_open(l);
+}
+
+static bool due(uint64_t step, uint32_t every, uint32_t steps)
+{
+    return step == steps || (every && step % every == 0);
+}
+
+static Result loop_steps(Loop *l)
+{
+    const Recipe *r = l->job->recipe;
+    TrainState *s = &l->state;
+    l->since = clock_seconds();
+    while (s->step < r->steps) {
+        GUARD(step_run(l));
+        bool stop = stop_asked, save = due(s->step, r->checkpoint_every, r->steps) || stop;
+        bool judge = r->eval_every && l->valid.count && due(s->step, r->eval_every, r->steps);
+        if (save || judge || due(s->step, r->log_every, r->steps))
+            GUARD(row_write(l, judge ? samples_run(l, l->valid.sample, l->valid.count, false) : -1));
+        if (save) GUARD(checkpoint_save(l));
+        if (save) l->since = clock_seconds();
+        if (stop && s->step < r->steps)
+            return fail(FAIL_SYSTEM, "stopped by a signal after step %llu of %u; --resume continues from its checkpoint",
+                        (unsigned long long)s->step, r->steps);
+    }
+    return l->job->save(l->job->ctx);
+}
+
+static Result loop_run(Loop *l)
+{
+    const TrainJob *j = l->job;
+    GUARD(epoch_load(l));
+    GUARD(valid_load(l));
+    GUARD(plan_make(l));
+    if (j->options->dry_run) return OK;
+    GUARD(folder_make(j->recipe->out, 0755));
+    shares_new(l);
+    GUARD(start_or_resume(l));
+    Signals old;
+    signals_take(&old);
+    Result r = loop_steps(l);
+    signals_give_back(&old);
+    return r;
+}
+
+Result train_loop(const TrainJob *job)
+{
+    const Recipe *r = job->recipe;
+    Loop l = {.job = job, .threads = job->options->threads ? job->options->threads : r->threads ? r->threads : threads_count()};
+    arena_init(&l.arena, false);
+    arena_init(&l.set_arena, false);
+    l.checkpoint_path = arena_format(&l.arena, "%s/checkpoint.bin", r->out);
+    l.csv_path = arena_format(&l.arena, "%s/loss.csv", r->out);
+    Result result = loop_run(&l);
+    if (l.csv && fclose(l.csv) != 0 && !failed(result)) result = csv_fail(&l);
+    arena_free(&l.arena);
+    arena_free(&l.set_arena);
+    return result;
+}
+
+Result tokenizer_copy(const char *from, const char *folder)
+{
+    Buffer text = {0};
+    Arena a;
+    arena_init(&a, false);
+    Result r = file_read(&text, from, 1 << 28);
+    if (!failed(r)) r = file_write(arena_format(&a, "%s/tokenizer.model", folder), text.data, text.len, 0644);
+    buffer_free(&text);
+    arena_free(&a);
+    return r;
+}
