@@ -163,6 +163,7 @@ typedef struct LookupSpec {
 } LookupSpec;
 typedef struct Table Table;                    // bit-identical on every machine: plain IEEE operations in a fixed order
 Table *table_new(const LookupSpec *s, Arena *a);
+void table_free(Table *t);                     // the rows, which are made when they are asked for
 const LookupSpec *table_spec(const Table *t);
 void table_hash(const Table *t, Hash *h);
 double table_value(const Table *t, double x);  // the exact function, of a real argument
@@ -187,10 +188,11 @@ Wire rowmax_take(Engine *e, RowMax *m);
 
 // ---- output (reveal.c) -----------------------------------------------------------------------------------------------
 
-/* Reveals a wire to C alone, shifted by k at the opening: the rounding coin is T's. S to C: n + (n - k) bits a word; n - k
- * dealt. After the exchange C (and CLEAR) have signed words of scale f - k. */
+/* Reveals a wire to C alone, shifted by k at an opening: the rounding coin is T's. Two exchanges: n bits a word C to S
+ * (reveal_send), n - k bits S to C (reveal_answer); n - k dealt. After them C and CLEAR have signed words of scale f - k. */
 typedef struct Reveal Reveal;
 Reveal *reveal_send(Engine *e, Wire a, unsigned k);
+void reveal_answer(Engine *e, Reveal *r);
 const int64_t *reveal_take(Engine *e, Reveal *r);             // (layout); NULL at the other roles
 
 #endif

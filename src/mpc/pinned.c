@@ -1,0 +1,183 @@
+/* pinned.c - S's private matrices, used again and again: A x without showing A or x.
+ *
+ * A = M + D: D is expanded from the seed of C and S, bound to the matrix's name, and M = A - D goes to T once, a one-time
+ * pad. C sends x_C + r_C; S computes A (x_S + x^_C), C computes -D r_C, and T deals M r_C: together A x. */
+#include "mpc/engine.h"
+
+struct Pinned {
+    const char *name;
+    size_t outputs, inputs;
+    unsigned n, f;
+    uint64_t *a, *d, *m;                       // (outputs, inputs): S and CLEAR; C and CLEAR; T
+    const Engine *engine;                      // S: expands D again for the export
+};
+
+static void pad_expand(const Engine *e, const Pinned *p, uint64_t *d)
+{
+    ASSERT(e->has_shared_seed);
+    uint8_t key[KEY_BYTES];
+    Prg prg;
+    derive_key(key, e->shared_seed, "pad of a pinned matrix", p->name, strlen(p->name));
+    prg_init(&prg, key);
+    prg_words(&prg, d, p->outputs * p->inputs, p->n);
+    wipe(key, sizeof key);
+    wipe(&prg, sizeof prg);
+}
+
+Pinned *pinned_new(Engine *e, Arena *session, const char *name, size_t outputs, size_t inputs, unsigned n, unsigned f, const int32_t *a)
+{
+    ASSERT(n >= 1 && n <= 64);
+    Pinned *p = arena_new(session, Pinned, 1);
+    size_t len = outputs * inputs;
+    *p = (Pinned){arena_string(session, name), outputs, inputs, n, f, NULL, NULL, NULL, e};
+    if (e->server || e->clear) {
+        p->a = arena_new(session, uint64_t, len);
+        for (size_t i = 0; i < len; i++) p->a[i] = (uint64_t)(int64_t)a[i];
+    }
+    if (e->client) {
+        p->d = arena_new(session, uint64_t, len);
+        pad_expand(e, p, p->d);
+    }
+    if (e->role == ROLE_THIRD) p->m = arena_new(session, uint64_t, len);
+    return p;
+}
+
+size_t pinned_setup_bytes(const Pinned *p) { return ring_packed_size(p->outputs * p->inputs, p->n); }
+
+void pinned_export(const Pinned *p, uint8_t *out)
+{
+    size_t len = p->outputs * p->inputs;
+    Arena a;
+    arena_init(&a, true);
+    uint64_t *m = arena_new(&a, uint64_t, len);
+    pad_expand(p->engine, p, m);
+    ring_sub(m, p->a, m, len);
+    ring_pack(out, m, len, p->n);
+    arena_free(&a);
+}
+
+void pinned_import(Pinned *p, const uint8_t *in) { ring_unpack(p->m, in, p->outputs * p->inputs, p->n); }
+
+// ---- products --------------------------------------------------------------------------------------------------------
+
+struct Pinning {
+    const Pinned *p;
+    const Layout *in, *at;
+    unsigned f;                                // of x
+    Wire x;
+    Share rc, c, s;                            // C's mask; dealt M r_C
+    uint64_t *hat;                             // S: x_C + r_C
+    uint64_t *value;                           // CLEAR: A x
+    Share share_c;                             // C's share of the result
+    struct Pinning *before;                    // x is the result of this one, .to(n, f)
+    unsigned to_n, to_f;
+};
+
+static void matvec(const Pinned *p, uint64_t *out, const uint64_t *matrix, const uint64_t *x, size_t rows)
+{
+    ring_matmul(out, p->outputs, x, p->inputs, matrix, p->inputs, rows, p->outputs, p->inputs, false);
+}
+
+/* T deals M r; C's share of the result is -D r - dealt. */
+static void pinning_deal(Engine *e, Pinning *g, const Share *r)
+{
+    const Pinned *p = g->p;
+    size_t rows = g->in->rows, len = layout_len(g->at);
+    uint64_t *z = words_if(e, e->role == ROLE_THIRD, len);
+    if (z) matvec(p, z, p->m, r->word, rows);
+    source_deal(e, &g->c, &g->s, z, g->at, p->n);
+    if (!e->client) return;
+    g->share_c.word = words_new(e, len);
+    matvec(p, g->share_c.word, p->d, r->word, rows);
+    for (size_t i = 0; i < len; i++) g->share_c.word[i] = 0 - g->share_c.word[i] - g->c.word[i];
+}
+
+static Pinning *pinning_new(Engine *e, const Layout *in, unsigned f, const Pinned *p)
+{
+    ASSERT(layout_len(in) == in->rows * p->inputs);
+    Pinning *g = arena_new(&e->step, Pinning, 1);
+    g->p = p, g->in = in, g->f = f;
+    g->at = layout_uniform(e, p->outputs);
+    return g;
+}
+
+/* Queues C's share of x under a fresh mask of its own. x_c: C's share. */
+static void pinning_queue(Engine *e, Pinning *g, const uint64_t *x_c)
+{
+    size_t len = layout_len(g->in);
+    source_mask_client(e, &g->rc, g->in, g->p->n);
+    uint64_t *mine = words_if(e, e->role == ROLE_CLIENT, len);
+    g->hat = words_if(e, e->server, len);
+    if (mine) ring_add(mine, x_c, g->rc.word, len);
+    engine_queue(e, (Pending){true, false, g->in, NULL, g->p->n, mine, g->hat, NULL});
+    pinning_deal(e, g, &g->rc);
+}
+
+Pinning *pinned_send(Engine *e, Wire x, const Pinned *p)
+{
+    ASSERT(x.n == p->n);
+    Pinning *g = pinning_new(e, x.at, x.f, p);
+    g->x = x;
+    pinning_queue(e, g, x.c.word);
+    return g;
+}
+
+/* C's share of A x depends on no message, so its masked half of the second product leaves at once. */
+Pinning *pinned_send_after(Engine *e, Pinning *x, unsigned n, unsigned f, const Pinned *p)
+{
+    ASSERT(n == p->n);
+    Pinning *g = pinning_new(e, x->at, f, p);
+    g->before = x, g->to_n = n, g->to_f = f;
+    Wire half = {x->at, x->p->n, x->f + x->p->f, x->share_c, {NULL}};
+    unsigned k = half.f - f;
+    ASSERT(half.n - k >= n);
+    uint64_t *c = words_if(e, e->client, layout_len(x->at));
+    if (c) ring_shift(c, half.c.word, layout_len(x->at), half.n, k, true);
+    pinning_queue(e, g, c);
+    return g;
+}
+
+Wire pinned_take(Engine *e, Pinning *g)
+{
+    const Pinned *p = g->p;
+    if (g->before) g->x = wire_to(e, pinned_take(e, g->before), g->to_n, g->to_f);
+    Wire w = {g->at, p->n, g->f + p->f, g->share_c, {NULL}};
+    size_t rows = g->in->rows, len = layout_len(g->at);
+    if (e->server || e->clear) w.s.word = words_new(e, len);
+    if (e->server) {
+        uint64_t *x = words_new(e, layout_len(g->in));
+        ring_add(x, g->hat, g->x.s.word, layout_len(g->in));
+        matvec(p, w.s.word, p->a, x, rows);
+        ring_sub_from(w.s.word, g->s.word, len);
+    }
+    if (e->clear) {
+        uint64_t *x = words_new(e, layout_len(g->in)), *value = words_new(e, len);
+        for (size_t i = 0; i < layout_len(g->in); i++) x[i] = wire_value(e, &g->x, i);
+        matvec(p, value, p->a, x, rows);
+        wire_settle(e, &w, value);
+    }
+    return w;
+}
+
+/* x is open in the pinned ring: what C would send, x_C + r_C, S has already as p - rs. */
+Wire pinned_open(Engine *e, const Opened *x, const Pinned *p)
+{
+    ASSERT(x->n == p->n && x->row_n == NULL);
+    Pinning *g = pinning_new(e, x->at, x->f, p);
+    pinning_deal(e, g, &x->rc);
+    Wire w = {g->at, p->n, x->f + p->f, g->share_c, {NULL}};
+    size_t rows = x->at->rows, len = layout_len(g->at);
+    if (e->server || e->clear) w.s.word = words_new(e, len);
+    if (e->server) {
+        uint64_t *v = words_new(e, layout_len(x->at));
+        ring_sub(v, x->p, x->rs.word, layout_len(x->at));
+        matvec(p, w.s.word, p->a, v, rows);
+        ring_sub_from(w.s.word, g->s.word, len);
+    }
+    if (e->clear) {
+        uint64_t *value = words_new(e, len);
+        matvec(p, value, p->a, x->value, rows);
+        wire_settle(e, &w, value);
+    }
+    return w;
+}
