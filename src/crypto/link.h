@@ -1,0 +1,38 @@
+/* link.h - private to crypto/: what a channel runs over, a stream of bytes in each direction.
+ *
+ * channel.c makes frames of the bytes; memory.c and tls.c carry them, socket.c makes the connections. */
+#ifndef MARILL_LINK_H
+#define MARILL_LINK_H
+
+#include "crypto/crypto.h"
+
+typedef struct Link {                          // first member of every kind of link
+    const struct LinkKind *kind;
+    char peer[64];                             // failures say "the <peer> ..."
+    double timeout;                            // seconds without progress after which a wait fails; < 0: none
+} Link;
+
+typedef struct LinkKind {
+    /* Sends head and data, all of it. While it waits for the peer to take bytes it takes in those that arrive. */
+    Result (*write)(Link *l, const uint8_t *head, size_t head_len, const uint8_t *data, size_t len);
+    Result (*read)(Link *l, uint8_t *out, size_t len);                   // exactly len bytes
+    void (*close)(Link *l, bool linger);       // linger: wait a moment so that the peer sees the last frame; frees l
+} LinkKind;
+
+/* Bytes that arrived and that nobody has asked for yet. */
+typedef struct Fifo { Buffer bytes; size_t at; } Fifo;
+uint8_t *fifo_space(Fifo *f, size_t len);                                // room for len more bytes
+void fifo_added(Fifo *f, size_t len);
+size_t fifo_take(Fifo *f, uint8_t *out, size_t len);                     // what there is of len bytes
+static inline size_t fifo_len(const Fifo *f) { return f->bytes.len - f->at; }
+
+Channel *channel_over(Link *l);                // owns l from now on
+/* Tells the peer that the channel stands, or (refusal not NULL) why it does not, and hears the same from it. */
+CHECKED Result channel_greet(Channel *c, const char *refusal);
+
+/* Waits until fd is ready for `events` of poll(2) or the clock shows `deadline` (< 0: never); 0 if it does. */
+short socket_wait(int fd, short events, double deadline);
+CHECKED Result socket_accept(int *fd, char *from, size_t from_size, Listener *l, double timeout);
+CHECKED Result socket_connect(int *fd, const char *host, uint16_t port, double timeout);
+
+#endif

@@ -1,0 +1,464 @@
+/* test_channel.c - frames over memory and over TLS between two threads on this machine. */
+#define TEST_SECONDS 60
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <sys/socket.h>
+
+#include "crypto/crypto.h"
+#include "test.h"
+
+typedef struct Ends { Channel *a, *b; } Ends;
+typedef struct Server { Listener *l; const Identity *me; const uint8_t (*allowed)[32]; size_t count, which; Channel *c; Result r; char text[512]; } Server;
+
+static pthread_t spawn(void *(*body)(void *), void *ctx)
+{
+    pthread_t t;
+    CHECK(pthread_create(&t, NULL, body, ctx) == 0);
+    return t;
+}
+
+static void *serve(void *ctx)
+{
+    Server *s = ctx;
+    s->r = channel_accept(&s->c, &s->which, s->l, s->me, s->allowed, s->count, 10);
+    if (failed(s->r)) snprintf(s->text, sizeof s->text, "%s", result_text());
+    return NULL;
+}
+
+static Ends tls_pair(void)                      // a: the client, b: the server
+{
+    Identity client, server;
+    Ends e;
+    uint8_t allowed[2][32] = {{0}};
+    Server s = {.me = &server, .allowed = (const uint8_t (*)[32])allowed, .count = 2};
+    identity_generate(&client);
+    identity_generate(&server);
+    memcpy(allowed[1], client.public_key, 32);
+    CHECK_OK(listener_open(&s.l, "127.0.0.1", 0));
+    pthread_t t = spawn(serve, &s);
+    CHECK_OK(channel_connect(&e.a, "127.0.0.1", listener_port(s.l), &client, server.public_key, 5));
+    pthread_join(t, NULL);
+    if (failed(s.r)) fprintf(stderr, "%s\n", s.text);
+    CHECK(!failed(s.r));
+    CHECK_EQUAL(1, s.which);
+    listener_close(s.l);
+    identity_free(&client);
+    identity_free(&server);
+    e.b = s.c;
+    channel_name(e.a, "server");
+    channel_name(e.b, "client");
+    return e;
+}
+
+static Ends memory_pair(void)
+{
+    Ends e;
+    channel_memory(&e.a, &e.b);
+    channel_name(e.a, "server");
+    channel_name(e.b, "client");
+    return e;
+}
+
+static void close_both(Ends e)
+{
+    channel_close(e.a);
+    channel_close(e.b);
+}
+
+/* Defines the case for each kind of link. */
+#define TEST_BOTH(id) \
+    static void check_##id(Ends e); \
+    TEST(memory_##id) { check_##id(memory_pair()); } \
+    TEST(tls_##id) { check_##id(tls_pair()); } \
+    static void check_##id(Ends e)
+
+TEST_BOTH(frames_arrive_in_order)
+{
+    char out[8];
+    Buffer b = {0};
+    CHECK_OK(channel_send(e.a, "one", 3));
+    CHECK_OK(channel_send(e.a, "", 0));
+    CHECK_OK(channel_send(e.a, "three", 5));
+    CHECK_OK(channel_send(e.b, "back", 4));
+    CHECK_OK(channel_receive(e.b, &b, 100));
+    CHECK(b.len == 3 && !memcmp(b.data, "one", 3));
+    CHECK_OK(channel_expect(e.b, out, 0, "nothing"));
+    CHECK_OK(channel_receive(e.b, &b, 100));
+    CHECK(b.len == 5 && !memcmp(b.data, "three", 5));
+    CHECK_OK(channel_expect(e.a, out, 4, "answer"));
+    CHECK(!memcmp(out, "back", 4));
+    ChannelCount a = channel_count(e.a), c = channel_count(e.b);
+    CHECK(a.sent == 8 && a.frames_sent == 3 && a.received == 4 && a.frames_received == 1);
+    CHECK(c.sent == 4 && c.frames_sent == 1 && c.received == 8 && c.frames_received == 3);
+    buffer_free(&b);
+    close_both(e);
+}
+
+TEST_BOTH(stream_ignores_frames)
+{
+    char out[16];
+    CHECK_OK(channel_send(e.a, "abc", 3));
+    CHECK_OK(channel_send(e.a, "", 0));
+    CHECK_OK(channel_send(e.a, "defgh", 5));
+    CHECK_OK(channel_read(e.b, out, 4));
+    CHECK(!memcmp(out, "abcd", 4));
+    CHECK_OK(channel_read(e.b, out, 2));
+    CHECK(!memcmp(out, "ef", 2));
+    CHECK_FAILS(channel_expect(e.b, out, 2, "rest"), "the client sent 2 bytes more");
+    close_both(e);
+}
+
+TEST_BOTH(oversize_frame_is_refused)
+{
+    static uint8_t big[2000];
+    Buffer b = {0};
+    CHECK_OK(channel_send(e.a, big, sizeof big));
+    CHECK_FAILS(channel_receive(e.b, &b, 1999), "the client sent a frame of 2000 bytes");
+    CHECK(b.cap == 0);
+    CHECK_FAILS(channel_receive(e.b, &b, 4000), "a frame of 2000 bytes");   // it stays failed
+    CHECK_FAILS(channel_send(e.b, "x", 1), "a frame of 2000 bytes");
+    close_both(e);
+}
+
+TEST_BOTH(wrong_length_is_named)
+{
+    uint8_t out[8];
+    CHECK_OK(channel_send(e.a, "1234567", 7));
+    CHECK_FAILS(channel_expect(e.b, out, 8, "opening of layer 3"), "the client sent 7 bytes instead of 8: opening of layer 3");
+    close_both(e);
+}
+
+TEST_BOTH(abort_is_delivered)
+{
+    char out[4];
+    CHECK_OK(channel_send(e.a, "data", 4));
+    channel_abort(e.a, "the pool was\nused up");
+    CHECK_OK(channel_expect(e.b, out, 4, "data"));
+    CHECK_FAILS(channel_expect(e.b, out, 4, "more"), "the client ended the session: the pool was");
+    CHECK(!strchr(result_text(), '\n'));
+    CHECK_FAILS(channel_send(e.a, "x", 1), "ended here: the pool was");
+    CHECK_FAILS(channel_expect(e.a, out, 1, "x"), "ended here");
+    close_both(e);
+}
+
+TEST_BOTH(long_abort_is_cut)
+{
+    char reason[1000], out[1];
+    memset(reason, 'r', sizeof reason - 1);
+    reason[sizeof reason - 1] = 0;
+    channel_abort(e.a, reason);
+    CHECK_FAILS(channel_expect(e.b, out, 1, "x"), "rrrrrrrr");
+    CHECK(strlen(result_text()) < 300);
+    close_both(e);
+}
+
+TEST_BOTH(orderly_end_is_a_failure_to_receive)
+{
+    char out[4];
+    CHECK_OK(channel_send(e.a, "last", 4));
+    channel_close(e.a);
+    CHECK_OK(channel_expect(e.b, out, 4, "last"));
+    CHECK_FAILS(channel_expect(e.b, out, 1, "x"), "the client ended the session");
+    channel_close(e.b);
+}
+
+TEST_BOTH(waiting_ends_in_time)
+{
+    char out[4];
+    channel_timeout(e.a, 0.2);
+    double begin = clock_seconds();
+    CHECK_FAILS(channel_expect(e.a, out, 4, "answer"), "the server sent nothing for 0.2 s");
+    CHECK(clock_seconds() - begin >= 0.19 && clock_seconds() - begin < 1.5);
+    close_both(e);
+}
+
+enum { BIG = 32 << 20 };
+
+static void *exchange_big(void *ctx)
+{
+    Channel *c = ctx;
+    uint8_t *out = malloc(BIG), *in = malloc(BIG);
+    CHECK(out && in);
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < BIG; i++) out[i] = (uint8_t)(i * 7 + i / 65521 + (size_t)round);
+        CHECK_OK(channel_send(c, out, BIG));
+        CHECK_OK(channel_expect(c, in, BIG, "big"));
+        CHECK(!memcmp(out, in, BIG));
+    }
+    free(out);
+    free(in);
+    return NULL;
+}
+
+TEST_BOTH(both_send_32_mb)      // three times, so that TLS changes its keys on the way
+{
+    pthread_t t = spawn(exchange_big, e.b);
+    exchange_big(e.a);
+    pthread_join(t, NULL);
+    CHECK_EQUAL(3ll * BIG, channel_count(e.a).received);
+    close_both(e);
+}
+
+static void *receive_slowly(void *ctx)
+{
+    Channel *c = ctx;
+    static uint8_t in[1 << 20];
+    for (int i = 0; i < 40; i++) {
+        if (i % 10 == 0) usleep(50000);
+        CHECK_OK(channel_read(c, in, sizeof in));
+        CHECK(in[12345] == 0xAB);
+    }
+    return NULL;
+}
+
+TEST_BOTH(stream_to_a_slow_reader)
+{
+    static uint8_t out[10 << 20];
+    memset(out, 0xAB, sizeof out);
+    pthread_t t = spawn(receive_slowly, e.b);
+    for (int i = 0; i < 4; i++) CHECK_OK(channel_send(e.a, out, sizeof out));
+    pthread_join(t, NULL);
+    close_both(e);
+}
+
+static void *abort_later(void *ctx)
+{
+    usleep(100000);
+    channel_abort(ctx, "no more room");
+    channel_close(ctx);
+    return NULL;
+}
+
+TEST(tls_sender_hears_the_reason)
+{
+    Ends e = tls_pair();
+    static uint8_t out[1 << 20];
+    pthread_t t = spawn(abort_later, e.b);
+    Result r = OK;
+    for (int i = 0; i < 1000 && !failed(r); i++) r = channel_send(e.a, out, sizeof out);
+    CHECK_FAILS(r, "the server");               // the reason, unless the reset overtook it
+    pthread_join(t, NULL);
+    channel_close(e.a);
+}
+
+TEST(tls_peer_vanishes_in_a_frame)
+{
+    int ready[2];
+    CHECK(pipe(ready) == 0);
+    Identity me, peer;
+    Listener *l;
+    Channel *c;
+    identity_generate(&me);
+    identity_generate(&peer);
+    CHECK_OK(listener_open(&l, "127.0.0.1", 0));
+    pid_t child = fork();
+    if (child == 0) {
+        uint8_t half[3000] = {0};
+        CHECK_OK(channel_accept(&c, NULL, l, &peer, (const uint8_t (*)[32])&me.public_key, 1, 10));
+        CHECK_OK(channel_send(c, half, sizeof half));
+        CHECK(write(ready[1], "x", 1) == 1);
+        pause();
+    }
+    char x, out[4000];
+    CHECK_OK(channel_connect(&c, "127.0.0.1", listener_port(l), &me, peer.public_key, 5));
+    listener_close(l);
+    CHECK(read(ready[0], &x, 1) == 1);
+    channel_name(c, "server");
+    CHECK_OK(channel_read(c, out, 2000));
+    kill(child, SIGKILL);
+    double begin = clock_seconds();
+    CHECK_FAILS(channel_read(c, out, 2000), "the server closed the connection");
+    CHECK(clock_seconds() - begin < 1);
+    CHECK_FAILS(channel_send(c, out, 100), "the server closed the connection");
+    channel_close(c);
+}
+
+static void *take_and_reset(void *ctx)
+{
+    usleep(100000);
+    channel_close(ctx);                         // with unread bytes: the connection is reset
+    return NULL;
+}
+
+TEST(tls_peer_vanishes_under_a_sender)          // and no SIGPIPE
+{
+    Ends e = tls_pair();
+    static uint8_t out[1 << 20];
+    pthread_t t = spawn(take_and_reset, e.b);
+    Result r = OK;
+    for (int i = 0; i < 1000 && !failed(r); i++) r = channel_send(e.a, out, sizeof out);
+    CHECK_FAILS(r, "the server");
+    pthread_join(t, NULL);
+    channel_close(e.a);
+}
+
+TEST(tls_unknown_client_is_refused_by_both)
+{
+    Identity client, server, known;
+    Channel *c;
+    identity_generate(&client);
+    identity_generate(&server);
+    identity_generate(&known);
+    Server s = {.me = &server, .allowed = (const uint8_t (*)[32])&known.public_key, .count = 1};
+    char hex[65];
+    hex_encode(hex, client.public_key, 32);
+    CHECK_OK(listener_open(&s.l, "127.0.0.1", 0));
+    pthread_t t = spawn(serve, &s);
+    CHECK_FAILS(channel_connect(&c, "127.0.0.1", listener_port(s.l), &client, server.public_key, 5), hex);
+    CHECK(strstr(result_text(), "127.0.0.1"));
+    pthread_join(t, NULL);
+    CHECK(failed(s.r) && strstr(s.text, hex) && strstr(s.text, "peer at 127.0.0.1:"));
+    t = spawn(serve, &s);                       // the listener goes on
+    CHECK_OK(channel_connect(&c, "127.0.0.1", listener_port(s.l), &known, server.public_key, 5));
+    pthread_join(t, NULL);
+    CHECK(!failed(s.r));
+    close_both((Ends){c, s.c});
+}
+
+TEST(tls_wrong_server_is_refused_by_both)
+{
+    Identity client, server;
+    Channel *c;
+    uint8_t other[32] = {1};
+    identity_generate(&client);
+    identity_generate(&server);
+    Server s = {.me = &server, .allowed = (const uint8_t (*)[32])&client.public_key, .count = 1};
+    char hex[65];
+    hex_encode(hex, server.public_key, 32);
+    CHECK_OK(listener_open(&s.l, "127.0.0.1", 0));
+    pthread_t t = spawn(serve, &s);
+    CHECK_FAILS(channel_connect(&c, "127.0.0.1", listener_port(s.l), &client, other, 5), hex);
+    pthread_join(t, NULL);
+    CHECK(failed(s.r) && strstr(s.text, hex));
+}
+
+static void *speak_nonsense(void *ctx)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(*(uint16_t *)ctx), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(connect(fd, (struct sockaddr *)&a, sizeof a) == 0);
+    CHECK(write(fd, "GET / HTTP/1.1\r\n\r\n", 18) == 18);
+    usleep(200000);
+    close(fd);
+    return NULL;
+}
+
+TEST(tls_nonsense_is_refused)
+{
+    Identity me;
+    uint8_t allowed[1][32] = {{0}};
+    Channel *c;
+    Listener *l;
+    identity_generate(&me);
+    CHECK_OK(listener_open(&l, "127.0.0.1", 0));
+    uint16_t port = listener_port(l);
+    pthread_t t = spawn(speak_nonsense, &port);
+    CHECK_FAILS(channel_accept(&c, NULL, l, &me, (const uint8_t (*)[32])allowed, 1, 5), "did not complete the TLS handshake");
+    pthread_join(t, NULL);
+}
+
+TEST(port_in_use_is_named)
+{
+    Listener *a, *b;
+    char port[16];
+    CHECK_OK(listener_open(&a, "127.0.0.1", 0));
+    snprintf(port, sizeof port, "port %u", listener_port(a));
+    CHECK(listener_fd(a) >= 0);
+    CHECK_FAILS(listener_open(&b, "127.0.0.1", listener_port(a)), port);
+    CHECK(strstr(result_text(), "in use"));
+    CHECK_FAILS(listener_open(&b, "256.0.0.1.nowhere.invalid", 1), "256.0.0.1.nowhere.invalid");
+    listener_close(a);
+}
+
+TEST(nobody_listens_is_named)
+{
+    Listener *l;
+    Identity me;
+    Channel *c;
+    identity_generate(&me);
+    CHECK_OK(listener_open(&l, "127.0.0.1", 0));
+    uint16_t port = listener_port(l);
+    listener_close(l);
+    double begin = clock_seconds();
+    CHECK_FAILS(channel_connect(&c, "127.0.0.1", port, &me, me.public_key, 0.3), "nobody listens on 127.0.0.1");
+    CHECK(clock_seconds() - begin > 0.2 && clock_seconds() - begin < 3);
+}
+
+static void *listen_later(void *ctx)
+{
+    Server *s = ctx;
+    usleep(300000);
+    CHECK_OK(listener_open(&s->l, "127.0.0.1", (uint16_t)s->which));
+    return serve(s);
+}
+
+TEST(connect_waits_for_a_listener)
+{
+    Identity me;
+    Channel *c;
+    identity_generate(&me);
+    Server s = {.me = &me, .allowed = (const uint8_t (*)[32])&me.public_key, .count = 1};
+    CHECK_OK(listener_open(&s.l, "127.0.0.1", 0));
+    uint16_t port = listener_port(s.l);
+    listener_close(s.l);
+    s.which = port;
+    pthread_t t = spawn(listen_later, &s);
+    CHECK_OK(channel_connect(&c, "127.0.0.1", port, &me, me.public_key, 5));
+    pthread_join(t, NULL);
+    CHECK(!failed(s.r));
+    close_both((Ends){c, s.c});
+}
+
+TEST(accept_ends_in_time)
+{
+    Listener *l;
+    Identity me;
+    Channel *c;
+    identity_generate(&me);
+    CHECK_OK(listener_open(&l, "127.0.0.1", 0));
+    CHECK_FAILS(channel_accept(&c, NULL, l, &me, (const uint8_t (*)[32])&me.public_key, 1, 0.1), "nobody connected");
+    listener_close(l);
+}
+
+typedef struct Rounds { Channel *c; size_t len; int count; } Rounds;
+
+static void *exchange_rounds(void *ctx)
+{
+    const Rounds *r = ctx;
+    uint8_t *out = calloc(1, r->len), *in = malloc(r->len);
+    for (int i = 0; i < r->count; i++) {
+        CHECK_OK(channel_send(r->c, out, r->len));
+        CHECK_OK(channel_expect(r->c, in, r->len, "round"));
+    }
+    free(out);
+    free(in);
+    return NULL;
+}
+
+static void show_rounds(const char *name, Ends e)
+{
+    for (size_t len = 1024; len <= 16 << 20; len *= 128) {
+        Rounds a = {e.a, len, (int)((64 << 20) / (len + 16384))}, b = {e.b, len, a.count};
+        double begin = clock_seconds();
+        pthread_t t = spawn(exchange_rounds, &b);
+        exchange_rounds(&a);
+        pthread_join(t, NULL);
+        double each = (clock_seconds() - begin) / a.count;
+        printf("    %s: an exchange of %zu bytes: %.1f us, %.2f GB/s each way\n", name, len, each * 1e6, (double)len / each * 1e-9);
+    }
+    close_both(e);
+}
+
+TEST(exchange_times)            // not a check: shown when MARILL_RATES is set
+{
+    if (!getenv("MARILL_RATES")) exit(77);
+    show_rounds("memory", memory_pair());
+    show_rounds("tls", tls_pair());
+}
+
+int main(int argc, char **argv)
+{
+    crypto_init(false);
+    return test_main(argc, argv);
+}
