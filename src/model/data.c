@@ -23,6 +23,7 @@ typedef struct Loader {
     uint32_t context;
     DataPart part;
     uint64_t random;                           // state of the generator
+    Buffer *plain;                             // data_text: where the text goes instead of to the tokenizer
     Arena *arena;                              // samples
     Arena text;                                // files and records of the source at hand
 } Loader;
@@ -282,13 +283,18 @@ static Result source_load(Loader *l, const DataSource *s)
     GUARD(template_check(s->completion, r.columns, s->path));
     records_unique(&r, l, s);
     if (!r.count) return OK;
-    bool fixed = s->noise == 0 || !s->prompt;                         // the same tokens each time: made once
+    bool fixed = !l->plain && (s->noise == 0 || !s->prompt);          // the same tokens each time: made once
     size_t length = 0, *order = order_draw(&length, r.count, s->weight, l);
     size_t *first = arena_new(&l->text, size_t, r.count), *after = arena_new(&l->text, size_t, r.count);
     for (size_t i = 0; i < length; i++) {
         size_t at = order[i];
         if (fixed && after[at]) {
             for (size_t k = first[at]; k < after[at]; k++) sample_add(l, &l->out->sample[k]);
+            continue;
+        }
+        if (l->plain) {
+            append_template(l->plain, s->completion, &r.record[at], 0, l);
+            buffer_u8(l->plain, '\n');
             continue;
         }
         first[at] = l->out->count;
@@ -303,19 +309,31 @@ static Result source_load(Loader *l, const DataSource *s)
     return OK;
 }
 
+static Result sources_load(Loader *l, const DataSource *sources, size_t count, uint64_t seed, uint64_t epoch)
+{
+    Result r = OK;
+    for (size_t i = 0; i < count && !failed(r); i++) {
+        if (l->plain && sources[i].prompt) continue;
+        arena_init(&l->text, false);
+        l->random = random_from(seed, epoch, i);
+        r = source_load(l, &sources[i]);
+        arena_free(&l->text);
+    }
+    return r;
+}
+
+Result data_text(Buffer *out, const DataSource *sources, size_t count, uint64_t seed)
+{
+    Loader l = {.plain = out, .part = PART_TRAIN};
+    return sources_load(&l, sources, count, seed, 0);
+}
+
 Result data_load(DataSet *out, const DataSource *sources, size_t count, DataPart part, const Tokenizer *t, uint32_t context, uint64_t seed, uint64_t epoch, Arena *a)
 {
     Loader l = {.out = out, .tokenizer = t, .context = context, .part = part, .arena = a};
     *out = (DataSet){0};
     ASSERT(context >= 3);                      // BOS, a token, EOS
-    Result r = OK;
-    for (size_t i = 0; i < count && !failed(r); i++) {
-        arena_init(&l.text, false);
-        l.random = random_from(seed, epoch, i);
-        r = source_load(&l, &sources[i]);
-        arena_free(&l.text);
-    }
-    GUARD(r);
+    GUARD(sources_load(&l, sources, count, seed, epoch));
     uint64_t random = random_from(seed, epoch, UINT64_MAX);
     for (size_t i = out->count; i > 1; i--) {
         size_t j = random_below(&random, i);
