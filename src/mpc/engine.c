@@ -38,6 +38,12 @@ void engine_shared_seed(Engine *e, const uint8_t seed[KEY_BYTES])
     e->has_shared_seed = true;
 }
 
+void engine_pad_seed(Engine *e, const uint8_t seed[KEY_BYTES])
+{
+    memcpy(e->pad_seed, seed, KEY_BYTES);
+    e->has_pad_seed = true;
+}
+
 static Prg *streams_new(Engine *e, const uint8_t (*keys)[KEY_BYTES], const char *label)
 {
     if (!keys) return NULL;
@@ -188,11 +194,6 @@ static CHECKED Result exchange_online(Engine *e, const char *name)
     return OK;
 }
 
-static void exchange_clear(const Engine *e)
-{
-    for (size_t i = 0; i < e->queued; i++) ASSERT(e->queue[i].sum == NULL || e->queue[i].mine == NULL);   // CLEAR fills sums at once
-}
-
 CHECKED Result engine_exchange(Engine *e, const char *name)
 {
     if (e->failure != FAIL_NONE) return fail(e->failure, "%s", e->failure_text);
@@ -208,7 +209,7 @@ CHECKED Result engine_exchange(Engine *e, const char *name)
     if (e->online) {
         Result r = exchange_online(e, name);
         if (failed(r)) { engine_fail(e, r); e->queued = 0; return r; }
-    } else if (e->clear) exchange_clear(e);
+    }
     for (size_t i = 0; i < e->queued; i++) if (e->queue[i].opened) opened_complete(e, e->queue[i].opened);
     e->queued = 0;
     return OK;

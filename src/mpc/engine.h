@@ -30,7 +30,8 @@ struct Engine {
     size_t rows;
     Prg *client_prg, *server_prg;              // (rows)
     uint8_t shared_seed[KEY_BYTES];
-    bool has_shared_seed;
+    uint8_t pad_seed[KEY_BYTES];
+    bool has_shared_seed, has_pad_seed;
     Prg shared_prg;                            // C, S, CLEAR: one stream a batch
     Pending queue[64];
     size_t queued;

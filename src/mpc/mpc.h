@@ -51,8 +51,10 @@ Engine *engine_new(Role role, Channel *peer, Feed *feed);
 void engine_free(Engine *e);                                  // wipes
 Role engine_role(const Engine *e);
 Arena *engine_arena(Engine *e);                               // of the step
-/* The seed that C and S share and T does not know: re-sharing of inputs and the pads of pinned weights. */
+/* Two seeds that C and S share and T does not know. Of a session: the shares of inputs. Of the provider's epoch: the pads of
+ * its pinned weights; one epoch has one version of the weights (another A under the same D would show the difference). */
 void engine_shared_seed(Engine *e, const uint8_t seed[KEY_BYTES]);
+void engine_pad_seed(Engine *e, const uint8_t seed[KEY_BYTES]);
 /* Starts a batch of `rows` positions. client, server: their tape keys of the rows' segments; a role passes NULL for keys
  * it does not have (T and CLEAR have both, COUNT none). first: index of the first segment. */
 void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES], const uint8_t (*server)[KEY_BYTES]);
@@ -131,7 +133,7 @@ Wire attend_values(Engine *e, const Opened *w, const Cache *v, size_t heads, siz
 // ---- pinned private weights (pinned.c) -----------------------------------------------------------------------------
 
 /* S's private matrix (outputs, inputs) of ring n with f fraction bits. S and CLEAR: A; C and CLEAR: D, expanded from the
- * shared seed, bound to `name` (which names the matrix, its version and its ring); T: M = A - D, sent by S once. */
+ * pad seed, bound to `name` (which names the matrix, its version and its ring); T: M = A - D, sent by S once. */
 typedef struct Pinned Pinned;
 Pinned *pinned_new(Engine *e, Arena *session, const char *name, size_t outputs, size_t inputs, unsigned n, unsigned f, const int32_t *a /* S, CLEAR */);
 size_t pinned_setup_bytes(const Pinned *p);

@@ -1,6 +1,6 @@
 /* pinned.c - S's private matrices, used again and again: A x without showing A or x.
  *
- * A = M + D: D is expanded from the seed of C and S, bound to the matrix's name, and M = A - D goes to T once, a one-time
+ * A = M + D: D is expanded from the pad seed of C and S, bound to the matrix's name, and M = A - D goes to T once, a one-time
  * pad. C sends x_C + r_C; S computes A (x_S + x^_C), C computes -D r_C, and T deals M r_C: together A x. */
 #include "mpc/engine.h"
 
@@ -14,10 +14,10 @@ struct Pinned {
 
 static void pad_expand(const Engine *e, const Pinned *p, uint64_t *d)
 {
-    ASSERT(e->has_shared_seed);
+    ASSERT(e->has_pad_seed);
     uint8_t key[KEY_BYTES];
     Prg prg;
-    derive_key(key, e->shared_seed, "pad of a pinned matrix", p->name, strlen(p->name));
+    derive_key(key, e->pad_seed, "pad of a pinned matrix", p->name, strlen(p->name));
     prg_init(&prg, key);
     prg_words(&prg, d, p->outputs * p->inputs, p->n);
     wipe(key, sizeof key);
