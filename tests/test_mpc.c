@@ -1,0 +1,261 @@
+/* test_mpc.c - every move against its ideal functionality, on random and edge inputs, as C, S, T, CLEAR and COUNT. */
+#include "parties.h"
+
+/* A wire of the given values, re-shared by the client. */
+static Wire input(Party *p, size_t columns, unsigned n, unsigned f, double (*value)(size_t i))
+{
+    const Layout *at = layout_uniform(p->engine, columns);
+    size_t len = layout_len(at);
+    uint64_t *x = arena_new(&p->session, uint64_t, len);
+    for (size_t i = 0; i < len; i++) x[i] = ring_from_real(value(i), f);
+    return wire_input_client(p->engine, at, n, f, x);
+}
+
+static double hash_real(size_t i, double range)               // in (-range, range), the same everywhere
+{
+    uint64_t z = (uint64_t)i * 0x9E3779B97F4A7C15u + 0x1234567;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u, z = (z ^ z >> 27) * 0x94D049BB133111EBu, z ^= z >> 31;
+    return range * ((double)(z >> 11) * 0x1p-52 - 1);
+}
+static double a60(size_t i) { return i < 4 ? (double[]){0, 63.9, -63.9, 0x1p-10}[i] : hash_real(i, 60); }
+static double b60(size_t i) { return i < 4 ? (double[]){63.9, -63.9, 1, 0}[i] : hash_real(i + 1000, 60); }
+
+enum { ROWS = 3, COLS = 37 };
+
+static void products(Party *p)
+{
+    Engine *e = p->engine;
+    party_begin(p, ROWS, 0);
+    Wire a = input(p, COLS, 19, 10, a60), b = input(p, COLS, 21, 10, b60), wide = input(p, COLS, 40, 10, a60);
+    Opened *ao = wire_open(e, a), *bo = wire_open(e, b), *wo = wire_open(e, wide);
+    CHECK_OK(engine_exchange(e, "open"));
+    party_record(p, factor_mul(e, opened_factor(e, ao, 50), opened_factor(e, bo, 50), 1, 50));
+    party_record(p, factor_mul(e, opened_factor(e, ao, 64), NULL, 1, 64));
+    party_record(p, opened_sumsq(e, bo, 48, 64));
+    party_record(p, opened_sumsq(e, wo, 40, 40));
+    party_record(p, factor_mul(e, opened_factor(e, wo, 40), NULL, 1, 40));
+    party_record(p, wire_to(e, wide, 30, 4));
+    CHECK_OK(engine_end(e));
+}
+
+TEST(products_lifts_and_sums_of_squares)
+{
+    Party party[5];
+    parties_run(party, products, NULL);
+    parties_compare(party);
+    for (size_t i = 0; i < ROWS * COLS; i++) {
+        double a = rint(a60(i) * 1024) / 1024, b = rint(b60(i) * 1024) / 1024;
+        CHECK_NEAR(a * b, record_value(&party[ROLE_CLEAR], 0, i, 20), 0);
+        CHECK_NEAR(a, record_value(&party[ROLE_CLEAR], 1, i, 10), 0);
+        CHECK_NEAR(a, record_value(&party[ROLE_CLEAR], 4, i, 10), 0);
+        CHECK_NEAR(a, record_value(&party[ROLE_CLEAR], 5, i, 4), 1.0 / 16);
+    }
+}
+
+static void pinned(Party *p)
+{
+    Engine *e = p->engine;
+    int32_t a[5 * COLS], b[7 * 5];
+    for (size_t i = 0; i < 5 * COLS; i++) a[i] = (int32_t)hash_real(i, 500);
+    for (size_t i = 0; i < 7 * 5; i++) b[i] = (int32_t)hash_real(i + 77, 500);
+    Pinned *pa = pinned_new(e, &p->session, "a", 5, COLS, 50, 8, a), *pb = pinned_new(e, &p->session, "b", 7, 5, 40, 8, b);
+    Pinned *pc = pinned_new(e, &p->session, "c", 5, COLS, 40, 8, a);
+    party_pin(p, pa), party_pin(p, pb), party_pin(p, pc);
+    party_begin(p, ROWS, 0);
+    Wire x = input(p, COLS, 50, 10, a60), y = wire_narrow(x, 40);
+    Pinning *g = pinned_send(e, x, pa), *h = pinned_send_after(e, pinned_send(e, x, pa), 40, 12, pb);
+    Opened *o = wire_open(e, y);
+    CHECK_OK(engine_exchange(e, "x"));
+    party_record(p, pinned_take(e, g));
+    party_record(p, pinned_take(e, h));
+    party_record(p, pinned_open(e, o, pc));
+    CHECK_OK(engine_end(e));
+}
+
+TEST(pinned_matrices)
+{
+    Party party[5];
+    parties_run(party, pinned, NULL);
+    parties_compare(party);
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t i = 0; i < 5; i++) {
+            double y = 0;
+            for (size_t j = 0; j < COLS; j++) y += trunc(hash_real(i * COLS + j, 500)) / 256 * rint(a60(r * COLS + j) * 1024) / 1024;
+            CHECK_NEAR(y, record_value(&party[ROLE_CLEAR], 0, r * 5 + i, 18), 1e-9);
+            CHECK_NEAR(y, record_value(&party[ROLE_CLEAR], 2, r * 5 + i, 18), 1e-9);
+        }
+}
+
+static const LookupSpec silu = {.fn = FN_SILU, .t = 14, .k = 6, .f = 9, .f0 = 11, .m0 = 18, .f1 = 12, .m1 = 11, .fp = 6, .gain = 1, .floor = -1e9, .ceiling = 1e9};
+static const LookupSpec rsqrt = {.fn = FN_RSQRT, .t = 20, .k = 8, .f = 10, .f0 = 20, .m0 = 64, .f1 = 16, .m1 = 64, .fp = 6, .gain = 1, .floor = 0.5, .ceiling = 1e9, .from_zero = true};
+static const LookupSpec coarse = {.fn = FN_RECIPROCAL, .t = 20, .k = 10, .f = 13, .f0 = 24, .m0 = 64, .f1 = 18, .m1 = 64, .fp = 6, .gain = 1, .floor = 0.012, .ceiling = 1e9, .from_zero = true, .border = 16};
+static const LookupSpec fine = {.fn = FN_RECIPROCAL, .t = 14, .k = 5, .f = 13, .f0 = 24, .m0 = 64, .f1 = 18, .m1 = 64, .fp = 6, .gain = 1, .floor = 0.012, .ceiling = 1e9, .from_zero = true};
+static double gate(size_t i) { return i < 3 ? (double[]){0, 15.9, -15.9}[i] : hash_real(i, 4); }
+static double square(size_t i) { return 520 + hash_real(i, 500); }
+static double sum(size_t i) { return i < 2 ? (double[]){0.5, 126}[i] : i % 2 ? 1 + fabs(hash_real(i, 120)) : 0.5 + fabs(hash_real(i, 3)); }
+
+static void lookups(Party *p)
+{
+    Engine *e = p->engine;
+    Table *ts = table_new(&silu, &p->session), *tr = table_new(&rsqrt, &p->session), *tc = table_new(&coarse, &p->session), *tf = table_new(&fine, &p->session);
+    party_begin(p, ROWS, 5);
+    Opened *gi = wire_open(e, input(p, COLS, 14, 9, gate)), *up = wire_open(e, input(p, COLS, 17, 8, a60));
+    Opened *ri = wire_open(e, input(p, 1, 20, 10, square)), *si = wire_open(e, input(p, COLS, 20, 13, sum));
+    Opened *x = wire_open(e, input(p, COLS, 25, 13, a60));
+    CHECK_OK(engine_exchange(e, "indices"));
+    Looked *sl = lookup_select(e, gi, ts), *rl = lookup_select(e, ri, tr);
+    Looked2 *l2 = lookup2_select(e, si, tc, tf);
+    CHECK_OK(engine_exchange(e, "columns"));
+    party_record(p, factor_mul(e, looked_factor(e, sl, 50), NULL, 1, 50));
+    party_record(p, factor_mul(e, looked_factor(e, sl, 64), opened_factor(e, up, 64), 1, 64));
+    party_record(p, factor_mul(e, opened_factor(e, x, 64), looked_factor(e, rl, 64), COLS, 60));
+    party_record(p, factor_mul(e, looked2_factor(e, l2, 64), NULL, 1, 50));
+    party_record(p, factor_mul(e, opened_factor(e, x, 64), looked2_factor(e, l2, 64), 1, 64));
+    CHECK_OK(engine_end(e));
+}
+
+TEST(split_lookups)
+{
+    Party party[5];
+    parties_run(party, lookups, NULL);
+    parties_compare(party);
+    const Party *c = &party[ROLE_CLEAR];
+    for (size_t i = 0; i < ROWS * COLS; i++) {
+        double g = gate(i), s = g / (1 + exp(-g)), r = 1 / sqrt(square(i / COLS)), u = 1 / sum(i);
+        CHECK_NEAR(s, record_value(c, 0, i, 18), .006);
+        CHECK_NEAR(s * rint(a60(i) * 256) / 256, record_value(c, 1, i, 26), .4);
+        CHECK_NEAR(a60(i) * r, record_value(c, 2, i, 13 + 22), 64 * r * 0.002 + 1e-3);
+        CHECK_NEAR(u, record_value(c, 3, i, 24), u * 0.002);
+        CHECK_NEAR(a60(i) * u, record_value(c, 4, i, 37), 64 * u * 0.002 + 1e-3);
+    }
+}
+
+/* Two rows of 2 heads, scores over a cache: row i sees i + 3 positions (two are the server's own). */
+enum { HEADS = 2, DIM = 4, KNOWN = 2 };
+static const LookupSpec soft = {.fn = FN_EXP, .t = 16, .k = 10, .f = 9, .f0 = 16, .m0 = 20, .offset = -2, .gain = 1, .floor = -1e9, .ceiling = 0, .never_positive = true};
+static double query(size_t i) { return hash_real(i + 5, 5); }
+static double key(size_t i) { return hash_real(i + 500, 2); }
+static double known(size_t i) { return hash_real(i + 900, 3); }
+
+static void attention(Party *p)
+{
+    Engine *e = p->engine;
+    party_begin(p, ROWS, 0);
+    size_t *one = arena_new(&p->session, size_t, 2), *columns = arena_new(&p->session, size_t, ROWS), *group_len = arena_new(&p->session, size_t, ROWS * HEADS);
+    one[1] = KNOWN * DIM;
+    Layout *known_at = arena_new(&p->session, Layout, 1);
+    *known_at = (Layout){1, one};
+    uint64_t x[KNOWN * DIM];
+    for (size_t i = 0; i < KNOWN * DIM; i++) x[i] = ring_from_real(known(i), 10);
+    bool knows = p->role == ROLE_SERVER || p->role == ROLE_CLEAR;
+    Cache *keys = cache_new(e, &p->session, 16, DIM, 33, 10);
+    Opened *ko = server_open(e, known_at, 33, 10, knows ? x : NULL);
+    Opened *q = wire_open(e, input(p, HEADS * DIM, 33, 10, query)), *k = wire_open(e, input(p, DIM, 33, 10, key));
+    CHECK_OK(engine_exchange(e, "q k"));
+    cache_append(e, keys, ko), cache_append(e, keys, k);
+    for (size_t r = 0; r < ROWS; r++) columns[r] = HEADS * (KNOWN + r + 1), group_len[r * HEADS] = group_len[r * HEADS + 1] = KNOWN + r + 1;
+    Wire s = attend_scores(e, q, keys, HEADS, DIM, layout_ragged(e, columns));
+    party_record(p, s);
+    Opened *index = wire_open(e, wire_to(e, s, 16, 9));
+    CHECK_OK(engine_exchange(e, "index"));
+    const Layout *groups = layout_uniform(e, HEADS);
+    RowMax *m = rowmax_count(e, index, 10, groups, group_len);
+    CHECK_OK(engine_exchange(e, "counts"));
+    Wire top = rowmax_take(e, m);
+    party_record(p, top);
+    Opened *max = wire_open(e, top);
+    CHECK_OK(engine_exchange(e, "maximum"));
+    Looked *l = lookup_select_below(e, index, table_new(&soft, &p->session), max, groups);
+    CHECK_OK(engine_exchange(e, "exp"));
+    Wire w = wire_to(e, factor_mul(e, looked_factor(e, l, 60), NULL, 1, 60), 33, 16);
+    party_record(p, w);
+    Opened *wo = wire_open(e, w);
+    CHECK_OK(engine_exchange(e, "weights"));
+    Wire mixed = attend_values(e, wo, keys, HEADS, DIM, 33);
+    party_record(p, mixed);
+    Reveal *v = reveal_send(e, wire_narrow(mixed, 30), 18);
+    CHECK_OK(engine_exchange(e, "reveal"));
+    reveal_answer(e, v);
+    CHECK_OK(engine_exchange(e, "answer"));
+    const int64_t *out = reveal_take(e, v);
+    CHECK((out != NULL) == (p->role == ROLE_CLIENT || p->role == ROLE_CLEAR));
+    for (size_t i = 0; out && i < ROWS * HEADS * DIM; i++) CHECK_NEAR(record_value(p, 3, i, 18), p->role == ROLE_CLEAR ? (double)out[i] : record_value(p, 3, i, 18), 1);
+    if (out) p->ctx = copy_words(&p->session, (const uint64_t *)out, ROWS * HEADS * DIM);
+    CHECK_OK(engine_end(e));
+}
+
+TEST(attention_row_maximum_and_reveal)
+{
+    Party party[5];
+    parties_run(party, attention, NULL);
+    parties_compare(party);
+    CHECK(!memcmp(party[ROLE_CLIENT].ctx, party[ROLE_CLEAR].ctx, ROWS * HEADS * DIM * 8));
+    const Party *c = &party[ROLE_CLEAR];
+    for (size_t r = 0, at = 0; r < ROWS; r++)
+        for (size_t h = 0; h < HEADS; h++) {
+            size_t n = KNOWN + r + 1;
+            double score[16], top = -1e9;
+            for (size_t j = 0; j < n; j++) {
+                score[j] = 0;
+                for (size_t d = 0; d < DIM; d++) score[j] += query(r * HEADS * DIM + h * DIM + d) * (j < KNOWN ? known(j * DIM + d) : key((j - KNOWN) * DIM + d));
+                CHECK_NEAR(score[j], record_value(c, 0, at + j, 20), .02);
+                top = fmax(top, score[j]);
+            }
+            double cell = record_value(c, 1, r * HEADS + h, 0);
+            cell = cell < 0 ? cell + 64 : cell;
+            CHECK(top / 2 + 32 - cell > -1.1 && top / 2 + 32 - cell < 2.1);   // the index's own low part moves it by up to a cell
+            for (size_t j = 0; j < n; j++) CHECK_NEAR(exp(score[j] - 2 * (cell - 32) - 2), record_value(c, 2, at + j, 16), .01);
+            at += n;
+        }
+}
+
+static double full(size_t i) { return (double)i * 32 - 16384; }    // every 32nd index of 15 bits, every cell
+
+static void edges(Party *p)
+{
+    Engine *e = p->engine;
+    LookupSpec s = silu;
+    s.t = 15, s.f = 9, s.k = 7, s.m0 = 20, s.m1 = 13;
+    party_begin(p, 1, 9);
+    Wire w = wire_label(input(p, 1023, 15, 0, full), 9);
+    Opened *o = wire_open(e, w);
+    CHECK_OK(engine_exchange(e, "index"));
+    Looked *l = lookup_select(e, o, table_new(&s, &p->session));
+    CHECK_OK(engine_exchange(e, "columns"));
+    party_record(p, factor_mul(e, looked_factor(e, l, 40), NULL, 1, 40));
+    CHECK_OK(engine_end(e));
+}
+
+TEST(a_lookup_over_its_whole_domain)
+{
+    Party party[5];
+    parties_run(party, edges, NULL);
+    parties_compare(party);
+    for (size_t i = 0; i < 1023; i++) {
+        double g = full(i) / 512;
+        if (fabs(g) < 31) CHECK_NEAR(g / (1 + exp(-g)), record_value(&party[ROLE_CLEAR], 0, i, 18), .015);
+    }
+}
+
+/* Rounding by shares is unbiased: many shares of one value. */
+static double three(size_t i) { (void)i; return 3; }
+static void shifts(Party *p)
+{
+    party_begin(p, 1, 3);
+    party_record(p, wire_shift(p->engine, input(p, 100000, 40, 8, three), 3));
+    party_record(p, wire_label(wire_shift(p->engine, wire_label(input(p, 100000, 40, 0, three), 8), 5), 3));
+}
+TEST(shift_is_exact_or_unbiased)
+{
+    Party party[5];
+    parties_run(party, shifts, NULL);
+    parties_compare(party);
+    double mean = 0;
+    for (size_t i = 0; i < 100000; i++) {
+        CHECK_NEAR(3, record_value(&party[ROLE_CLEAR], 0, i, 5), 0);
+        mean += record_value(&party[ROLE_CLEAR], 1, i, 0) / 100000;
+    }
+    CHECK_NEAR(3.0 / 32, mean, 5e-3);
+}
+
+int main(int argc, char **argv) { return test_main(argc, argv); }
