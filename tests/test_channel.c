@@ -272,6 +272,8 @@ TEST(tls_peer_vanishes_in_a_frame)
     CHECK(clock_seconds() - begin < 1);
     CHECK_FAILS(channel_send(c, out, 100), "the server closed the connection");
     channel_close(c);
+    identity_free(&me);
+    identity_free(&peer);
 }
 
 static void *take_and_reset(void *ctx)
@@ -314,6 +316,10 @@ TEST(tls_unknown_client_is_refused_by_both)
     pthread_join(t, NULL);
     CHECK(!failed(s.r));
     close_both((Ends){c, s.c});
+    listener_close(s.l);
+    identity_free(&client);
+    identity_free(&server);
+    identity_free(&known);
 }
 
 TEST(tls_wrong_server_is_refused_by_both)
@@ -331,6 +337,9 @@ TEST(tls_wrong_server_is_refused_by_both)
     CHECK_FAILS(channel_connect(&c, "127.0.0.1", listener_port(s.l), &client, other, 5), hex);
     pthread_join(t, NULL);
     CHECK(failed(s.r) && strstr(s.text, hex));
+    listener_close(s.l);
+    identity_free(&client);
+    identity_free(&server);
 }
 
 static void *speak_nonsense(void *ctx)
@@ -356,6 +365,8 @@ TEST(tls_nonsense_is_refused)
     pthread_t t = spawn(speak_nonsense, &port);
     CHECK_FAILS(channel_accept(&c, NULL, l, &me, (const uint8_t (*)[32])allowed, 1, 5), "did not complete the TLS handshake");
     pthread_join(t, NULL);
+    listener_close(l);
+    identity_free(&me);
 }
 
 TEST(port_in_use_is_named)
@@ -383,6 +394,7 @@ TEST(nobody_listens_is_named)
     double begin = clock_seconds();
     CHECK_FAILS(channel_connect(&c, "127.0.0.1", port, &me, me.public_key, 0.3), "nobody listens on 127.0.0.1");
     CHECK(clock_seconds() - begin > 0.2 && clock_seconds() - begin < 3);
+    identity_free(&me);
 }
 
 static void *listen_later(void *ctx)
@@ -408,6 +420,8 @@ TEST(connect_waits_for_a_listener)
     pthread_join(t, NULL);
     CHECK(!failed(s.r));
     close_both((Ends){c, s.c});
+    listener_close(s.l);
+    identity_free(&me);
 }
 
 TEST(accept_ends_in_time)
@@ -419,6 +433,7 @@ TEST(accept_ends_in_time)
     CHECK_OK(listener_open(&l, "127.0.0.1", 0));
     CHECK_FAILS(channel_accept(&c, NULL, l, &me, (const uint8_t (*)[32])&me.public_key, 1, 0.1), "nobody connected");
     listener_close(l);
+    identity_free(&me);
 }
 
 typedef struct Rounds { Channel *c; size_t len; int count; } Rounds;

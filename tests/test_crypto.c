@@ -274,6 +274,8 @@ TEST(identity_on_disk)
     CHECK_FAILS(identity_load(&b, path), "key.pem");                   // others may read it
     CHECK_FAILS(identity_load(&b, "/nowhere/key.pem"), "/nowhere/key.pem");
     CHECK_FAILS(identity_save(&a, "/nowhere/key.pem"), "/nowhere/key.pem");
+    identity_free(&a);
+    identity_free(&b);
 }
 
 static void write_private(const char *path, const char *text)
@@ -291,6 +293,7 @@ TEST(identity_reads_rfc_8410)
                         "-----END PRIVATE KEY-----\n");
     CHECK_OK(identity_load(&id, path));
     check_hex(id.public_key, 32, "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1");
+    identity_free(&id);
     write_private(path, "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp\n-----END PRIVATE KEY-----\n");
     CHECK_FAILS(identity_load(&id, path), "key.pem");
     write_private(path, "");
