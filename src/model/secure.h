@@ -16,34 +16,65 @@
 typedef enum { PREFER_EXCHANGES, PREFER_BYTES } Prefer;       // fold or lean: 18 or 23 exchanges a layer
 typedef enum { PRIVATE_LORA, PRIVATE_LAYERS } Private;        // only the adapter, or every matrix of the secure layers
 
-typedef struct Width { unsigned n, f; } Width;                // ring bits, fraction bits
+typedef struct Width { unsigned n, f; } Width;                // ring bits, fraction bits; {0, 0}: not used in this mode
 
-/* Widths of one layer; the comments of secure_layer.c say where each is used. Filled by plan_make from observed ranges. */
-typedef struct LayerPlan {
-    Width residual;                            // x at the layer's entry and exit
+/* Planned bounds of one layer: |value| < 2^bound, margins included. What widths and tables are proved against. */
+typedef struct LayerRange {
+    int residual;                              // x at entry, between the halves, and at the exit
+    int normed[2];                             // x / rms, of the attention half and of the FFN half
+    int product[2];                            // W x before it is divided by the rms: queries, keys, values; gate, up
+    int low_rank[2];                           // z = A x before the same
+    int query, key, value, mixed;              // queries with their 1 / sqrt(head_dim); mixed: attention output
+    int gate, up;                              // |gate * up| bounds the hidden values
+} LayerRange;
+
+/* A norm and the matrices behind it. Fold multiplies by 1/rms after the matrices, lean before. secure_layer.c says where
+ * each width is used. */
+typedef struct NormPlan {
+    unsigned sum;                              // ring of the sum of squares
+    LookupSpec rsqrt;                          // of the sum of squares, cells from 0
     Width low_rank;                            // z = A x
-    Width product;                             // y = W x + B z, before the norm is multiplied in (fold)
+    Width product;                             // fold: y = W x + B z as opened; lean: f of the sum before it is shifted
+    Width inverse;                             // lean: 1/rms as opened
+    Width normed;                              // lean: x / rms, as opened or as sent
+    Width low_rank_normed;                     // lean: z / rms, as sent
+} NormPlan;
+
+typedef struct LayerPlan {
+    LayerRange range;
+    unsigned weight_f[MAT_COUNT];              // fraction bits of the public weights (16-bit integers)
+    Width residual;                            // x at the layer's entry and exit
+    NormPlan attn, ffn;
+    unsigned rope_f;                           // fraction bits of cos and sin
     Width query, key, value;                   // after RoPE, as opened
-    Width score;                               // ring of q k
-    Width exp, mix;                            // softmax weights; ring and scale of the mixed values before 1/sum
-    Width attention;                           // normalised attention output, as opened
-    Width gate, up, hidden;
-    LookupSpec attn_norm, ffn_norm;            // 1/sqrt(mean square)
-    LookupSpec score_exp, sum_coarse, sum_fine, silu;
-    unsigned score_cells;                      // log2 of the cells among which a row's maximum is found
+    LookupSpec score_exp;                      // rank 1, down from the row maximum; 2^(t-k) cells of width 2
+    Width exp;                                 // softmax weights as opened
+    Width mix;                                 // mixed values before 1/sum, as opened
+    LookupSpec sum_coarse, sum_fine;           // 1/sum; border 0: one level, sum_coarse alone
+    Width sum_inverse;                         // lean: 1/sum as opened
+    Width attention;                           // normalised attention output
+    bool attention_opened;                     // it is opened and lifted before the output matrix
+    Width low_rank_out, low_rank_down;         // z of the output and of the down projection, as sent
+    LookupSpec silu;
+    Width up, hidden;
 } LayerPlan;
 
 typedef struct Plan {
     uint32_t context, known;                   // positions planned for; positions at the start whose tokens both know
-    uint32_t frozen;                           // layers below this one are public and run by the client
+    uint32_t frozen, layers;                   // the client runs layers below `frozen`; the `layers` above are secure
+    bool adapted[MAT_COUNT];                   // matrices with low-rank factors, the same in every secure layer
     uint32_t rank;                             // of the adapter; 0 without one
     Prefer prefer;
     Private private_part;
-    unsigned weight_f;                         // fraction bits of public weights (16-bit integers)
     unsigned adapter_f;                        // fraction bits of private weights
-    LayerPlan *layer;                          // (layers - frozen)
-    Width final_residual, final, logit;        // final: normalised; logit: as revealed, and before
-    unsigned logit_drop;                       // bits dropped at the reveal
+    LayerPlan *layer;                          // (layers)
+    unsigned head_f;                           // fraction bits of the public head (16-bit integers)
+    int final_range, logit_range;              // |x| < 2^final_range before the final norm, |logit| < 2^logit_range
+    Width final_residual;                      // x as opened for the final norm
+    unsigned final_sum;                        // ring of its sum of squares
+    Width final;                               // normalised
+    Width logit;                               // as revealed, before logit_drop of its bits are dropped
+    unsigned logit_drop;
     LookupSpec final_norm;
     uint8_t model_hash[HASH_BYTES];            // of the public integers
     Arena arena;
@@ -60,20 +91,22 @@ void plan_json(const Plan *p, Buffer *out);
 void plan_free(Plan *p);
 /* Over the plan's JSON, the shape, and the tables it makes. The hash of the public integers is in the plan. */
 void plan_hash(const Plan *p, const ModelConfig *c, uint8_t out[HASH_BYTES]);
-void public_hash(const Plan *p, const Model *m, uint8_t out[HASH_BYTES]);    // of every public integer of the secure layers and the head
+/* Of every public integer of the secure layers and the head. Fails where the plan is of another model. */
+CHECKED Result public_hash(const Plan *p, const Model *m, uint8_t out[HASH_BYTES]);
 /* Salted commitment to the private part, as the provider shows it at the handshake. */
-void private_commitment(const Plan *p, const Model *m, const Adapter *a, const uint8_t salt[KEY_BYTES], uint8_t out[HASH_BYTES]);
+CHECKED Result private_commitment(const Plan *p, const Model *m, const Adapter *a, const uint8_t salt[KEY_BYTES], uint8_t out[HASH_BYTES]);
 
 typedef struct SecureNet SecureNet;
 /* m: the public base at C, S and CLEAR (S and CLEAR under PRIVATE_LAYERS use its layers as the private ones; C uses only its
  * public parts); NULL at T and COUNT. a: S and CLEAR, NULL if there is none. Needs engine_shared_seed at C, S, CLEAR. */
 CHECKED Result secure_new(SecureNet **out, Engine *e, Arena *session, const ModelConfig *c, const Plan *p, const Model *m, const Adapter *a);
+void secure_free(SecureNet *s);                // before its arena goes; NULL is fine
 /* The pinned matrices in their fixed order, for the one-time setup message of S to T. */
 size_t secure_pins(const SecureNet *s, Pinned *const **pins);
 /* One batch of `rows` positions (the engine has begun it). x: C and CLEAR, hidden state at the cut (rows, width). known: S
  * and CLEAR, for the first batch only: keys and values of the plan's known positions, from plain_keys / plain_values of each
  * secure layer ([layer - frozen], (known, kv_heads * head_dim)). logits: C and CLEAR, (rows, vocab), or of the last row alone
- * if last_only. Costs layers * 18 (23) + 4 exchanges. */
+ * if last_only. Costs layers * 18 (23) + 5 exchanges. */
 typedef struct KnownPrefix { const float *const *keys, *const *values; } KnownPrefix;
 CHECKED Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, float *logits, bool last_only);
 uint32_t secure_past(const SecureNet *s);      // positions in the cache, known ones included

@@ -1,0 +1,239 @@
+/* calibrate.c - makes a plan by watching the floating-point network on text.
+ *
+ * The text is cut into windows of the planned context, each behind a BOS token, whose position both sides know: what is
+ * computed there in floats alone (residual, norms, queries, FFN) is left out of the ranges, and its keys and values, which
+ * enter the secure layers, are kept. Known positions are also where models keep their massive activations. */
+#include <math.h>
+#include <string.h>
+#include "model/secure_parts.h"
+
+enum { CHUNK = 64, LEAST_TOKENS = 16 };
+
+typedef struct Watcher {
+    const Model *m;
+    const Adapter *a;
+    const Plan *p;
+    PlanSeen *seen;
+    uint32_t layer;
+    int half;                                  // of the layer that is being run
+    int factor;                                // adapted matrices of it seen so far
+    uint32_t known;                            // rows of the chunk that are known: left out
+    double rms[CHUNK];                         // of the rows, at the last norm
+} Watcher;
+
+static void most(double *at, double v)
+{
+    if (fabs(v) > *at) *at = fabs(v);
+}
+
+/* The largest magnitude over the rows that count; scaled: times the row's rms, as it is before the norm divides. */
+static double rows_most(const Watcher *w, const float *x, size_t len, size_t columns, bool scaled)
+{
+    double v = 0;
+    for (size_t i = w->known * columns; i < len; i++) most(&v, (double)x[i] * (scaled ? w->rms[i / columns] : 1));
+    return v;
+}
+
+/* RoPE turns pairs: a pair's norm bounds both of its members before and after. */
+static double pairs_most(const Watcher *w, const float *x, size_t len, size_t columns, size_t from, bool scaled)
+{
+    size_t half = w->m->config.head_dim / 2;
+    double v = 0;
+    for (size_t i = from * columns; i < len; i++) {
+        if (i % (2 * half) >= half) continue;
+        double norm = hypot((double)x[i], (double)x[i + half]);
+        most(&v, norm * (scaled ? w->rms[i / columns] : 1));
+    }
+    return v;
+}
+
+static void see_residual(Watcher *w, uint32_t layer, const float *x, size_t len)
+{
+    const ModelConfig *c = &w->m->config;
+    w->half = layer == w->layer ? FFN : ATTN, w->layer = layer, w->factor = w->half == ATTN ? 0 : 4;
+    double size = rows_most(w, x, len, c->width, false);
+    if (layer == c->layers) most(&w->seen->residual, size);
+    else if (layer >= w->p->frozen) most(&w->seen->layer[layer - w->p->frozen].residual, size);
+}
+
+static void see_squares(Watcher *w, const float *x, size_t rows)
+{
+    const ModelConfig *c = &w->m->config;
+    PlanSeen *s = w->seen;
+    bool final = w->layer == c->layers;
+    LayerSeen *l = !final && w->layer >= w->p->frozen ? &s->layer[w->layer - w->p->frozen] : NULL;
+    double *low = final ? &s->square_low : l ? &l->square_low[w->half] : NULL, *high = final ? &s->square_high : l ? &l->square_high[w->half] : NULL;
+    for (size_t r = 0; r < rows; r++) {
+        double v = (double)x[r] + (double)c->norm_eps;
+        w->rms[r] = sqrt(v);
+        if (!low || r < w->known) continue;
+        *low = fmin(*low, v), *high = fmax(*high, v);
+    }
+}
+
+/* A x of the next adapted matrix, as its factors will be balanced; behind a norm, as it is before the division. */
+static void see_low_rank(Watcher *w, LayerSeen *l, const float *x, size_t len)
+{
+    const LoraPair *pair = NULL;
+    while (w->factor < MAT_COUNT && !(pair = &w->a->pair[w->layer][w->factor])->a) w->factor++;
+    MatrixKind kind = (MatrixKind)w->factor++;
+    if (kind >= MAT_COUNT || kind == MAT_O || kind == MAT_DOWN) return;
+    for (uint32_t j = 0; j < pair->rank; j++) {
+        double balance = ldexp(1, factor_balance(w->m, w->a, w->layer, kind, j));
+        for (size_t r = w->known; r < len / pair->rank; r++) most(&l->low_rank[w->half], (double)x[r * pair->rank + j] * balance * w->rms[r]);
+    }
+}
+
+static void see_half(Watcher *w, LayerSeen *l, Sight what, const float *x, size_t len)
+{
+    const ModelConfig *c = &w->m->config;
+    size_t wide = (size_t)c->heads * c->head_dim, kv = (size_t)c->kv_heads * c->head_dim;
+    double scale = 1 / sqrt((double)c->head_dim);
+    switch (what) {
+    case SEE_QUERY:
+        most(&l->query, pairs_most(w, x, len, wide, w->known, false) * scale);
+        most(&l->product[ATTN], pairs_most(w, x, len, wide, w->known, true) * scale);
+        break;
+    case SEE_KEY:
+        most(&l->key, pairs_most(w, x, len, kv, 0, false));
+        most(&l->product[ATTN], pairs_most(w, x, len, kv, w->known, true));
+        break;
+    case SEE_VALUE:
+        for (size_t i = 0; i < len; i++) most(&l->value, (double)x[i]);
+        most(&l->product[ATTN], rows_most(w, x, len, kv, true));
+        break;
+    case SEE_SCORE:
+        for (size_t i = 0; i < len && len > w->p->known; i++) most(&l->score, (double)x[i]);
+        break;
+    case SEE_MIXED: most(&l->mixed, rows_most(w, x, len, wide, false)); break;
+    case SEE_GATE:
+    case SEE_UP:
+        most(what == SEE_GATE ? &l->gate : &l->up, rows_most(w, x, len, c->ffn, false));
+        most(&l->product[FFN], rows_most(w, x, len, c->ffn, true));
+        break;
+    case SEE_LOW_RANK: see_low_rank(w, l, x, len); break;
+    default: break;
+    }
+}
+
+static void see(void *ctx, uint32_t layer, Sight what, const float *x, size_t len)
+{
+    Watcher *w = ctx;
+    const ModelConfig *c = &w->m->config;
+    if (what == SEE_RESIDUAL) {
+        see_residual(w, layer, x, len);
+        if (layer < c->layers && layer >= w->p->frozen)
+            for (size_t r = w->known; r < len / c->width; r++) {
+                double sum = 0, size = 0;
+                for (size_t i = 0; i < c->width; i++) sum += (double)x[r * c->width + i] * (double)x[r * c->width + i], most(&size, (double)x[r * c->width + i]);
+                most(&w->seen->layer[layer - w->p->frozen].normed[w->half], size / sqrt(sum / c->width + (double)c->norm_eps));
+            }
+    } else if (what == SEE_MEAN_SQUARE) {
+        see_squares(w, x, len);
+    } else if (what == SEE_LOGIT) {
+        most(&w->seen->logit, rows_most(w, x, len, c->vocab, false));
+    } else if (layer < c->layers && layer >= w->p->frozen) {
+        see_half(w, &w->seen->layer[layer - w->p->frozen], what, x, len);
+    }
+}
+
+// ---- running the text ------------------------------------------------------------------------------------------------
+
+static CHECKED Result run_window(Watcher *w, PlainState *s, float *logits, const int32_t *tokens, size_t count)
+{
+    plain_truncate(s, 0);
+    for (size_t at = 0; at < count; at += CHUNK) {
+        size_t rows = count - at < CHUNK ? count - at : CHUNK;
+        w->layer = UINT32_MAX;
+        w->known = w->p->known > at ? (uint32_t)(w->p->known - at < rows ? w->p->known - at : rows) : 0;
+        GUARD(plain_forward(s, logits, tokens + at, rows));
+    }
+    return OK;
+}
+
+static CHECKED Result run_text(Watcher *w, const int32_t *tokens, size_t count, Arena *arena)
+{
+    const ModelConfig *c = &w->m->config;
+    uint32_t known = w->p->known, context = w->p->context;
+    PlainState *s = plain_new(w->m, w->a, context, arena);
+    float *logits = arena_new(arena, float, (size_t)CHUNK * c->vocab);
+    int32_t *window = arena_new(arena, int32_t, context);
+    plain_watch(s, &(Watch){see, w});
+    for (size_t at = 0; at < count;) {
+        size_t n = 0;
+        if (known) window[n++] = c->bos;
+        while (n < context && at < count) {
+            if (tokens[at] != c->bos || !known) window[n++] = tokens[at];
+            at++;
+        }
+        if (n > known) GUARD(run_window(w, s, logits, window, n));
+    }
+    return OK;
+}
+
+// ---- the plan --------------------------------------------------------------------------------------------------------
+
+static CHECKED Result adapter_note(Plan *p, const Adapter *a, const ModelConfig *c)
+{
+    for (uint32_t l = 0; a && l < a->layers && l < c->layers; l++) {
+        for (MatrixKind k = 0; k < MAT_COUNT; k++) {
+            const LoraPair *q = &a->pair[l][k];
+            if (!q->a) continue;
+            if (l < p->frozen) return fail(FAIL_USE, "the adapter has factors in layer %u; at most %u layers can be frozen", l, l);
+            if (p->private_part == PRIVATE_LAYERS) continue;
+            p->adapted[k] = true;
+            if (q->rank > p->rank) p->rank = q->rank;
+        }
+    }
+    return OK;
+}
+
+static CHECKED Result seen_check(const Plan *p, const PlanSeen *s)
+{
+    bool good = isfinite(s->residual) && isfinite(s->logit) && s->square_high > 0;
+    for (uint32_t l = 0; l < p->layers; l++) {
+        const LayerSeen *q = &s->layer[l];
+        good &= isfinite(q->residual + q->product[ATTN] + q->product[FFN] + q->query + q->key + q->value + q->score + q->mixed + q->gate + q->up);
+        good &= q->square_high[ATTN] > 0 && q->square_high[FFN] > 0;
+    }
+    return good ? OK : fail(FAIL_DATA, "calibration: the network gave values that are not finite, or saw no text");
+}
+
+static PlanSeen *seen_new(const Plan *p, Arena *a)
+{
+    PlanSeen *s = arena_new(a, PlanSeen, 1);
+    s->layer = arena_new(a, LayerSeen, p->layers);
+    s->square_low = INFINITY;
+    for (uint32_t l = 0; l < p->layers; l++) s->layer[l].square_low[ATTN] = s->layer[l].square_low[FFN] = INFINITY;
+    return s;
+}
+
+static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const int32_t *tokens, size_t count)
+{
+    const ModelConfig *c = &m->config;
+    if (a && a->layers != c->layers) return fail(FAIL_DATA, "the adapter has %u layers, the model %u", a->layers, c->layers);
+    if (p->frozen >= c->layers) return fail(FAIL_USE, "%u frozen layers of %u leave none to run securely", p->frozen, c->layers);
+    if (count < LEAST_TOKENS) return fail(FAIL_USE, "%zu tokens are too little text to calibrate on", count);
+    p->layers = c->layers - p->frozen;
+    p->known = c->bos >= 0 && p->context > 1;
+    p->layer = arena_new(&p->arena, LayerPlan, p->layers);
+    GUARD(adapter_note(p, a, c));
+    Arena arena;
+    arena_init(&arena, false);
+    Watcher w = {.m = m, .a = a, .p = p, .seen = seen_new(p, &arena)};
+    Result r = run_text(&w, tokens, count, &arena);
+    if (!failed(r)) r = seen_check(p, w.seen);
+    if (!failed(r)) r = plan_fit(p, w.seen, m);
+    arena_free(&arena);
+    GUARD(r);
+    GUARD(public_hash(p, m, p->model_hash));
+    return plan_check(p, c);
+}
+
+Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions *o, const int32_t *tokens, size_t count)
+{
+    uint32_t context = o->context && o->context < m->config.context ? o->context : m->config.context;
+    *out = (Plan){.context = context, .frozen = o->frozen, .prefer = o->prefer, .private_part = o->private_part};
+    arena_init(&out->arena, false);
+    return calibrate(out, m, a, tokens, count);
+}

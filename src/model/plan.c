@@ -1,0 +1,334 @@
+/* plan.c - the proof that a plan is sound, and its hash.
+ *
+ * plan_check walks through the layer as secure_layer.c does and proves, by intervals, that inside the planned bounds no
+ * wire leaves its ring, that no local shift takes more bits than there are, and that every table's words fit their
+ * columns. A plan read from a file may ask for anything: what passes here can neither abort a move nor allocate without
+ * bound. Whether it is accurate is for calibration to see; whether it is the agreed one, for the hash. */
+#include <math.h>
+#include <stdio.h>
+#include "model/secure_parts.h"
+
+enum { MOST_CONTEXT = 1 << 17, MOST_RANK = 4096, MOST_LAYERS = 1024 };
+static const double most_table_bytes = 0x1p32;  // of all tables together, were every row of them asked for
+
+void plan_free(Plan *p)
+{
+    arena_free(&p->arena);
+    *p = (Plan){0};
+}
+
+// ---- what is checked -------------------------------------------------------------------------------------------------
+
+/* The first thing found wrong is kept; a check after it changes nothing. */
+typedef struct Check { const Plan *p; const ModelConfig *c; char where[48]; const char *wrong; double tables; } Check;
+
+static void need(Check *k, bool holds, const char *what)
+{
+    if (!holds && !k->wrong) k->wrong = what;
+}
+
+static bool is_ring(int n) { return n >= 1 && n <= 64; }
+
+/* |value| < 2^range at scale f fits the wire, with `spare` more bits: 1 for the sign, 2 where it is lifted. */
+static void need_range(Check *k, Width w, int range, int spare, const char *what)
+{
+    need(k, is_ring((int)w.n) && range + (int)w.f + spare <= (int)w.n, what);
+}
+
+/* A wire of ring n and scale f ends as `to`: the shift is no growth and leaves enough. */
+static void need_to(Check *k, int n, int f, Width to, const char *what)
+{
+    need(k, is_ring(n) && is_ring((int)to.n) && f >= (int)to.f && n - (f - (int)to.f) >= (int)to.n, what);
+}
+
+// ---- lookups ---------------------------------------------------------------------------------------------------------
+
+/* Bounds of the two columns, as real numbers: of the function's values, and of the line's slope over half a cell, which is
+ * at most 1.24 times the function's variation inside of a cell (two of the five nodes' weights, times K / (K - 1) <= 2). */
+static void lookup_bounds(const LookupSpec *s, double *value, double *slope)
+{
+    double steps = ldexp(1, -(int)s->f), reach = ldexp(steps, (int)s->t - 1), cell = ldexp(steps, (int)s->k);
+    switch (s->fn) {
+    case FN_EXP: *value = exp(fmin(s->ceiling, (cell - steps + s->offset) * s->gain)), *slope = 0; break;
+    case FN_SILU: *value = reach - cell / 4, *slope = 0.62 * 1.1 * cell * ldexp(1, (int)s->k) / (ldexp(1, (int)s->k) - 1); break;
+    case FN_RSQRT: *value = 1 / sqrt(s->floor), *slope = 1.24 * *value; break;
+    default: *value = 1 / s->floor, *slope = 1.24 * *value; break;
+    }
+}
+
+static unsigned word_bytes(unsigned m) { return m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8; }
+
+static bool column_fits(double bound, unsigned f, unsigned m) { return m >= 4 && m <= 64 && f <= 48 && ldexp(bound, (int)f) + 1 < ldexp(1, (int)m - 2); }
+
+static void need_lookup(Check *k, const LookupSpec *s, Function fn, const char *what)
+{
+    bool exp = fn == FN_EXP, silu = fn == FN_SILU;
+    bool shape = s->fn == fn && s->k >= 1 && s->k <= 12 && s->t >= s->k + 3 && s->t <= s->k + 16 && s->f <= 48 && s->fp <= 16 &&
+                 s->from_zero == (!exp && !silu) && s->never_positive == exp;
+    bool real = fabs(s->offset) <= 0x1p20 && s->gain >= 0x1p-20 && s->gain <= 0x1p20 && fabs(s->floor) <= 0x1p40 && s->ceiling >= s->floor &&
+                s->ceiling <= 0x1p40 && (exp || silu ? s->gain == 1 : s->floor >= 0x1p-40);
+    need(k, shape && real, what);
+    if (k->wrong) return;
+    double value, slope;
+    lookup_bounds(s, &value, &slope);
+    need(k, column_fits(value, s->f0, s->m0) && (exp || (column_fits(slope, s->f1, s->m1) && s->f0 <= s->f1 + s->fp)), what);
+    k->tables += ldexp(1, (int)s->t + 1) * (exp ? word_bytes(s->m0) : word_bytes(s->m0) + word_bytes(s->m1) + (s->border ? 8u : 0u));
+}
+
+/* ceil(log2) of the largest value of a rank-2 lookup with a floor. */
+static int lookup_range(const LookupSpec *s)
+{
+    double value, slope;
+    lookup_bounds(s, &value, &slope);
+    return (int)ceil(log2(value)) + 1;
+}
+
+/* The sum of squares, shifted and narrowed to the index, in a ring that holds the index. */
+static void need_squares(Check *k, const LookupSpec *s, unsigned sum, unsigned fx)
+{
+    need_lookup(k, s, FN_RSQRT, "1/rms table");
+    need_to(k, (int)sum, (int)(2 * fx + square_bits(k->c->width)), (Width){s->t, s->f}, "sum of squares");
+}
+
+// ---- a half: norm and matrices ---------------------------------------------------------------------------------------
+
+typedef struct Out { Width to; int turned; } Out;            // what becomes of a result; turned: bits that RoPE adds
+
+static Out out_of(const LayerPlan *l, MatrixKind kind)
+{
+    switch (kind) {
+    case MAT_Q: return (Out){l->query, (int)l->rope_f};
+    case MAT_K: return (Out){l->key, (int)l->rope_f};
+    case MAT_V: return (Out){l->value, 0};
+    case MAT_GATE: return (Out){{l->silu.t, l->silu.f}, 0};
+    default: return (Out){l->up, 0};
+    }
+}
+
+static void check_fold(Check *k, const LayerPlan *l, const NormPlan *n, const NormRings *r, int half, bool adapted)
+{
+    const Plan *p = k->p;
+    MatrixKind kind[GROUP_MOST];
+    unsigned count = group_kinds(half, kind);
+    int fx = (int)l->residual.f, fa = (int)p->adapter_f;
+    need_range(k, n->product, l->range.product[half], 2, "product");
+    need(k, is_ring(r->times), "product with 1/rms");
+    for (unsigned i = 0; i < count; i++) {
+        Out o = out_of(l, kind[i]);
+        int f = (int)n->product.f + r->inverse_f;
+        need(k, r->room[i] >= 1 && f + o.turned >= (int)o.to.f, "product with 1/rms");
+        if (p->private_part == PRIVATE_LORA) need_to(k, r->lift, fx + (int)l->weight_f[kind[i]], n->product, "public product");
+    }
+    if (p->private_part == PRIVATE_LAYERS) need_to(k, (int)l->residual.n, fx + fa, n->product, "private product");
+    if (!adapted) return;
+    need_to(k, (int)l->residual.n, fx + fa, n->low_rank, "low-rank values");
+    need_range(k, n->low_rank, l->range.low_rank[half], 1, "low-rank values");
+    need_to(k, (int)n->low_rank.n, (int)n->low_rank.f + fa, n->product, "low-rank product");
+}
+
+static void check_lean(Check *k, const LayerPlan *l, const NormPlan *n, const NormRings *r, int half, bool adapted)
+{
+    const Plan *p = k->p;
+    bool private = p->private_part == PRIVATE_LAYERS;
+    MatrixKind kind[GROUP_MOST];
+    unsigned count = group_kinds(half, kind);
+    int fx = (int)l->residual.f, fa = (int)p->adapter_f, inverse = lookup_range(&n->rsqrt);
+    need(k, (int)n->inverse.f == r->inverse_f, "fraction bits of 1/rms");
+    need_range(k, n->inverse, inverse, 2, "1/rms");
+    need_range(k, n->normed, l->range.normed[half], r->normed_opened ? 2 : 1, "x / rms");
+    need_to(k, r->times, fx + r->inverse_f, n->normed, "x / rms");
+    if (private) need(k, is_ring(r->pinned_a) && (r->normed_opened || (int)n->normed.n == r->pinned_a), "ring of the private matrix");
+    for (unsigned i = 0; i < count; i++) {
+        Out o = out_of(l, kind[i]);
+        Width sum = {(unsigned)(r->room[i] > 0 ? r->room[i] : 0) + n->product.f, n->product.f};
+        need(k, (int)n->product.f + o.turned >= (int)o.to.f, "fraction bits of the sum");
+        need_to(k, private ? r->pinned_a : r->lift, (int)n->normed.f + (private ? fa : (int)l->weight_f[kind[i]]), sum, "product");
+        if (adapted && p->adapted[kind[i]]) need_to(k, r->pinned_b, (int)n->low_rank_normed.f + fa, sum, "low-rank product");
+    }
+    if (!adapted) return;
+    need_to(k, (int)l->residual.n, fx + fa, n->low_rank, "low-rank values");
+    need_range(k, n->low_rank, l->range.low_rank[half], 2, "low-rank values");
+    need_to(k, r->times_low_rank, (int)n->low_rank.f + r->inverse_f, n->low_rank_normed, "low-rank values / rms");
+    need_range(k, n->low_rank_normed, l->range.low_rank[half] + inverse, 1, "low-rank values / rms");
+}
+
+static void check_half(Check *k, const LayerPlan *l, const LayerRings *rings, int half)
+{
+    const Plan *p = k->p;
+    const NormPlan *n = half == ATTN ? &l->attn : &l->ffn;
+    MatrixKind kind[GROUP_MOST];
+    bool adapted = false;
+    for (unsigned i = 0; i < group_kinds(half, kind); i++) adapted |= p->private_part == PRIVATE_LORA && p->adapted[kind[i]];
+    need_squares(k, &n->rsqrt, n->sum, l->residual.f);
+    if (k->wrong) return;
+    if (p->prefer == PREFER_EXCHANGES) check_fold(k, l, n, &rings->norm[half], half, adapted);
+    else check_lean(k, l, n, &rings->norm[half], half, adapted);
+}
+
+// ---- the rest of a layer ---------------------------------------------------------------------------------------------
+
+static int context_bits(const Plan *p)
+{
+    int b = 1;
+    while (UINT64_C(1) << b < p->context) b++;
+    return b;
+}
+
+static void check_sum(Check *k, const LayerPlan *l, const LayerRings *r)
+{
+    const LookupSpec *s = &l->sum_coarse, *fine = &l->sum_fine;
+    need_lookup(k, s, FN_RECIPROCAL, "1/sum table");
+    need(k, s->border == 0 || s->border == 16, "1/sum table");
+    if (s->border) {
+        need_lookup(k, fine, FN_RECIPROCAL, "fine 1/sum table");
+        need(k, fine->border == 0 && fine->t == s->k + 4 && fine->f == s->f && lookup_f(fine) == lookup_f(s) && s->m0 == 64 && s->m1 == 64 &&
+                    fine->m0 == 64 && fine->m1 == 64, "fine 1/sum table");
+    }
+    need(k, (int)s->t >= context_bits(k->p) + (int)s->f, "1/sum table");
+    need_to(k, (int)l->exp.n, (int)l->exp.f, (Width){s->t, s->f}, "index of 1/sum");
+    if (k->wrong || k->p->prefer == PREFER_EXCHANGES) return;
+    need_to(k, r->sum_times, lookup_f(s), l->sum_inverse, "1/sum");
+    need_range(k, l->sum_inverse, lookup_range(s), 2, "1/sum");
+}
+
+static void check_attention(Check *k, const LayerPlan *l, const LayerRings *r)
+{
+    const LookupSpec *s = &l->score_exp;
+    int bits = context_bits(k->p);
+    need_range(k, l->query, l->range.query, 1, "query");
+    need_range(k, l->key, l->range.key, 1, "key");
+    need_range(k, l->value, l->range.value, 1, "value");
+    need(k, l->rope_f >= 4 && l->rope_f <= 20, "angles");
+    need_lookup(k, s, FN_EXP, "exp table");
+    need(k, s->f == 9 && s->k == 10 && s->t - s->k <= 12 && s->offset == -2, "exp table");
+    need(k, l->query.n == l->key.n, "query and key");
+    need_to(k, (int)l->query.n, (int)(l->query.f + l->key.f), (Width){s->t, s->f}, "score index");
+    need_to(k, r->exp_times, (int)s->f0 + 14, l->exp, "softmax weights");
+    need_range(k, l->exp, 1, 1, "softmax weights");
+    check_sum(k, l, r);
+    need(k, l->value.n >= l->exp.n, "value");
+    need_to(k, (int)l->exp.n, (int)(l->exp.f + l->value.f), l->mix, "mixed values");
+    need_range(k, l->mix, bits + l->range.mixed, 2, "mixed values");
+    need_to(k, r->mix_times, (int)l->mix.f + r->sum_f, l->attention, "attention output");
+    need_range(k, l->attention, l->range.mixed, l->attention_opened ? 2 : 1, "attention output");
+    need(k, l->attention_opened || (int)l->attention.n >= r->out.lift, "attention output");
+}
+
+static void check_out(Check *k, const LayerPlan *l, const OutRings *r, MatrixKind kind, unsigned in_f, Width z, const char *what)
+{
+    int fa = (int)k->p->adapter_f;
+    need(k, is_ring(r->lift), what);
+    if (k->p->private_part == PRIVATE_LAYERS) {
+        need_to(k, r->pinned_a, (int)in_f + fa, l->residual, what);
+        return;
+    }
+    need_to(k, r->public, (int)(in_f + l->weight_f[kind]), l->residual, what);
+    if (!k->p->adapted[kind]) return;
+    need_to(k, r->pinned_a, (int)in_f + fa, z, what);
+    need_to(k, r->pinned_b, (int)z.f + fa, l->residual, what);
+}
+
+static void check_layer(Check *k, uint32_t layer)
+{
+    const Plan *p = k->p;
+    const LayerPlan *l = &p->layer[layer];
+    LayerRings r;
+    layer_rings(&r, p, layer);
+    snprintf(k->where, sizeof k->where, "layer %u", p->frozen + layer);
+    need_range(k, l->residual, l->range.residual, 2, "residual");
+    Width next = layer + 1 < p->layers ? p->layer[layer + 1].residual : p->final_residual;
+    need(k, l->residual.n >= next.n && l->residual.f == next.f, "residual");
+    for (MatrixKind m = 0; m < MAT_COUNT; m++) need(k, l->weight_f[m] <= 15, "fraction bits of weights");
+    check_half(k, l, &r, ATTN);
+    check_attention(k, l, &r);
+    check_out(k, l, &r.out, MAT_O, l->attention.f, l->low_rank_out, "output projection");
+    check_half(k, l, &r, FFN);
+    need_lookup(k, &l->silu, FN_SILU, "SiLU table");
+    need(k, (int)l->silu.t - 1 - (int)l->silu.f >= l->range.gate && l->silu.offset == 0 && l->silu.border == 0, "gate");
+    need_range(k, l->up, l->range.up, 2, "up");
+    need(k, (int)l->hidden.f == lookup_f(&l->silu) + (int)l->up.f && (int)l->hidden.n >= r.down.lift, "hidden");
+    need_range(k, l->hidden, l->range.gate + l->range.up, 1, "hidden");
+    check_out(k, l, &r.down, MAT_DOWN, l->hidden.f, l->low_rank_down, "down projection");
+}
+
+static void check_head(Check *k)
+{
+    const Plan *p = k->p;
+    snprintf(k->where, sizeof k->where, "head");
+    need_range(k, p->final_residual, p->final_range, 2, "residual");
+    need_squares(k, &p->final_norm, p->final_sum, p->final_residual.f);
+    need(k, is_ring(final_times(p)), "normalised x");
+    need_to(k, final_times(p), (int)p->final_residual.f + lookup_f(&p->final_norm), p->final, "normalised x");
+    need_to(k, (int)p->final.n, (int)(p->final.f + p->head_f), p->logit, "logits");
+    need_range(k, p->logit, p->logit_range, 1, "logits");
+    need(k, p->head_f <= 15 && p->logit_drop >= 1 && p->logit_drop <= p->logit.f && p->logit_drop + 1 < p->logit.n, "logits");
+}
+
+static void check_shape(Check *k)
+{
+    const Plan *p = k->p;
+    const ModelConfig *c = k->c;
+    bool adapted = false;
+    for (MatrixKind m = 0; m < MAT_COUNT; m++) adapted |= p->adapted[m];
+    snprintf(k->where, sizeof k->where, "shape");
+    need(k, p->layers >= 1 && p->layers <= MOST_LAYERS && p->frozen < c->layers && p->layers == c->layers - p->frozen, "number of layers");
+    need(k, p->context >= 1 && p->context <= MOST_CONTEXT && p->context <= c->context, "context");
+    need(k, p->known < p->context, "known positions");
+    need(k, p->rank <= MOST_RANK && (p->rank > 0) == adapted && (p->private_part == PRIVATE_LORA || !adapted), "adapted matrices");
+    need(k, p->adapter_f <= 24, "fraction bits of private weights");
+    need(k, c->head_dim % 2 == 0 && c->heads % c->kv_heads == 0, "heads");
+}
+
+Result plan_check(const Plan *p, const ModelConfig *c)
+{
+    Check k = {.p = p, .c = c};
+    check_shape(&k);
+    for (uint32_t l = 0; l < p->layers && !k.wrong; l++) check_layer(&k, l);
+    if (!k.wrong) check_head(&k);
+    need(&k, k.tables < most_table_bytes, "tables too large");
+    return k.wrong ? fail(FAIL_DATA, "unsound plan: %s: %s", k.where, k.wrong) : OK;
+}
+
+// ---- hash ------------------------------------------------------------------------------------------------------------
+
+/* Every number is written out: floats as they print exactly. */
+static void shape_text(const ModelConfig *c, Buffer *out)
+{
+    buffer_format(out, "%u %u %u %u %u %u %u %u %a %a %a %a %a %a %d", c->width, c->layers, c->heads, c->kv_heads, c->head_dim, c->ffn, c->vocab,
+                  c->context, (double)c->norm_eps, (double)c->rope_theta, (double)c->rope.factor, (double)c->rope.low_freq_factor,
+                  (double)c->rope.high_freq_factor, (double)c->rope.original_context, c->tied);
+}
+
+static void hash_angles(Hash *h, const Plan *p, const ModelConfig *c)
+{
+    Arena a;
+    arena_init(&a, false);
+    size_t len = (size_t)p->context * c->head_dim;
+    int32_t *angle = arena_new(&a, int32_t, len);
+    Buffer b = {0};
+    rope_integers(angle, c, p->context, p->layer[0].rope_f);
+    for (size_t i = 0; i < len; i++) buffer_u32(&b, (uint32_t)angle[i]);
+    hash_add(h, b.data, b.len);
+    buffer_free(&b);
+    arena_free(&a);
+}
+
+void plan_hash(const Plan *p, const ModelConfig *c, uint8_t out[HASH_BYTES])
+{
+    Buffer text = {0};
+    Arena a;
+    Table **table;
+    Hash h;
+    arena_init(&a, false);
+    hash_init(&h);
+    plan_json(p, &text);
+    shape_text(c, &text);
+    hash_add(&h, text.data, text.len);
+    hash_angles(&h, p, c);
+    size_t tables = tables_new(p, &table, &a);
+    for (size_t i = 0; i < tables; i++) table_hash(table[i], &h);
+    hash_end(&h, out);
+    tables_free(table, tables);
+    buffer_free(&text);
+    arena_free(&a);
+}

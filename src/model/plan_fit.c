@@ -1,0 +1,329 @@
+/* plan_fit.c - from calibrated ranges to widths: how the 64 bits of each segment are spent.
+ *
+ * Ranges get a margin and become powers of two. Fraction bits start generous; where a chain of products between two
+ * openings then needs more than 64 bits, they are taken back one by one, in the order of least harm. The arithmetic of a
+ * chain is plan_rings.c's: the sum of what its factors carry below the point and what its result keeps above. */
+#include <math.h>
+#include "model/secure_parts.h"
+
+static const double margin = 2, table_margin = 1.4;    // of ranges; of those whose tables lose resolution with it
+
+/* |x| <= seen becomes |x| < 2^bits. */
+static int bits_of(double seen, double times)
+{
+    return (int)ceil(log2(fmax(seen * times, 0x1p-20)) + 1e-9);
+}
+
+static int least(int a, int b) { return a < b ? a : b; }
+static int most(int a, int b) { return a > b ? a : b; }
+static int clamp(int v, int low, int high) { return most(low, least(v, high)); }
+static Width width(int n, int f) { return (Width){(unsigned)most(n, 0), (unsigned)most(f, 0)}; }
+static int above(Width w) { return (int)w.n - (int)w.f; }
+
+// ---- tables ----------------------------------------------------------------------------------------------------------
+
+static const double no_limit = 0x1p40;
+
+/* 1/rms of mean squares seen in [low, high], with a safety octave on each side. Uniform cells: 16 of them, of 64 steps, to
+ * the smallest value, so that the line is right to 2^-12 there; at most 2^16. The value needs 12 bits where it is smallest;
+ * the slope's rounding, 13 below the largest value. */
+static LookupSpec rsqrt_spec(const ModelConfig *c, double low, double high)
+{
+    int l = (int)square_bits(c->width);
+    double unit = ldexp(1, l) / c->width;                     // the index is in units of this many mean squares
+    int top = (int)ceil(log2(high * 2 / unit)), bottom = (int)floor(log2(low / 2 / unit));
+    int cells = clamp(4 + top - bottom, 8, 16), k = 6, t = cells + k;
+    int high_f = 12 + (int)ceil(top / 2.0), low_f = 18 + (int)floor(bottom / 2.0), f = clamp(most(high_f, low_f), 9, 26);
+    LookupSpec s = {.fn = FN_RSQRT, .t = (unsigned)t, .k = (unsigned)k, .f = (unsigned)most(t - top, 0), .f0 = (unsigned)f, .m0 = 64,
+                    .f1 = (unsigned)(f - 6), .m1 = 64, .fp = 6, .offset = (double)c->norm_eps / unit, .gain = unit,
+                    .floor = ldexp(unit, bottom - 1), .ceiling = no_limit, .from_zero = true};
+    return s;
+}
+
+/* Steps of 2^-9, cells of width 2, the column with 16 bits: exp is at most 1 below the top of the row. */
+static LookupSpec exp_spec(int cells)
+{
+    return (LookupSpec){.fn = FN_EXP, .t = (unsigned)cells + 10, .k = 10, .f = 9, .f0 = 16, .m0 = 19, .f1 = 0, .m1 = 0, .fp = 0, .offset = -2, .gain = 1,
+                        .floor = -no_limit, .ceiling = no_limit, .never_positive = true};
+}
+
+/* 256 cells over +-2^range, 512 if that is wide. The columns fit 16 and 8 bits: |silu| < 2^range, and half a cell's slope. */
+static LookupSpec silu_spec(int range, int f)
+{
+    int cells = range > 5 ? 9 : 8, k = 6, slope = clamp(cells + 5 - range, 2, f - 5);
+    return (LookupSpec){.fn = FN_SILU, .t = (unsigned)(cells + k), .k = (unsigned)k, .f = (unsigned)(cells + k - 1 - range), .f0 = (unsigned)least(14 - range, slope + 5),
+                        .m0 = 16, .f1 = (unsigned)slope, .m1 = 8, .fp = 5, .gain = 1, .floor = -no_limit, .ceiling = no_limit};
+}
+
+/* 1/sum of sums in (e^-4, 2^bits), f fraction bits. One level for short rows, else 16 coarse cells looked at again. */
+static void sum_specs(LookupSpec *coarse, LookupSpec *fine, int bits, int f)
+{
+    const int step = 14;
+    LookupSpec s = {.fn = FN_RECIPROCAL, .t = (unsigned)(bits + step), .k = 6, .f = (unsigned)step, .f0 = (unsigned)f, .m0 = 64, .f1 = (unsigned)(f - 6), .m1 = 64,
+                    .fp = 6, .gain = 1, .floor = 0x1p-7, .ceiling = no_limit, .from_zero = true};
+    *coarse = s, *fine = (LookupSpec){0};
+    if (bits <= 5) return;
+    coarse->border = 16, coarse->k = (unsigned)(11 + most(0, bits - 6) / 2);
+    *fine = s;
+    fine->k = 5, fine->t = coarse->k + 4;
+}
+
+// ---- the widths that layers share ------------------------------------------------------------------------------------
+
+typedef struct Fit { Plan *p; const PlanSeen *seen; const Model *m; int fx, context_bits; bool private, lean, adapted; } Fit;
+
+static bool half_adapted(const Fit *f, int half)
+{
+    MatrixKind kind[GROUP_MOST];
+    for (unsigned k = 0, count = group_kinds(half, kind); k < count; k++)
+        if (!f->private && f->p->adapted[kind[k]]) return true;
+    return false;
+}
+
+/* Ring bits above the scale that the residual needs in this layer: to be lifted, and for what is computed on it open. */
+static int residual_room(const Fit *f, const LayerRange *r)
+{
+    int room = r->residual + 2, fa = (int)f->p->adapter_f;
+    for (int half = 0; half < HALVES; half++) {
+        if (f->private && !f->lean) room = most(room, r->product[half] + 2 + fa);
+        if (half_adapted(f, half)) room = most(room, f->lean ? r->low_rank[half] + 2 + fa : r->product[half] + 2 + 2 * fa);
+    }
+    return room;
+}
+
+/* Fraction bits of the private factors that the input of the down projection has to leave room for. */
+static int down_cost(const Fit *f)
+{
+    int fa = (int)f->p->adapter_f;
+    return f->private ? fa : f->p->adapted[MAT_O] || f->p->adapted[MAT_DOWN] ? most(2 * fa, 13) : 14;
+}
+
+/* What is left for the fraction bits of the hidden values; the residual of a layer is at least as wide as of those above. */
+static int hidden_left(const Fit *f)
+{
+    int room = f->p->final_range + 2, left = 64;
+    for (uint32_t l = f->p->layers; l-- > 0;) {
+        room = most(room, residual_room(f, &f->p->layer[l].range));
+        f->p->layer[l].residual = width(room + f->fx, f->fx);
+        left = least(left, 64 - room - down_cost(f));
+    }
+    return left;
+}
+
+static CHECKED Result fit_private(Fit *f)
+{
+    const int wanted = f->private ? 14 : 12;
+    for (int hidden = 20; hidden >= 16; hidden -= 2) {
+        for (int fa = wanted; fa >= 7; fa--) {
+            f->p->adapter_f = (unsigned)fa;
+            if (hidden_left(f) >= hidden) return OK;
+        }
+    }
+    return fail(FAIL_DATA, "the ranges of the residual do not fit 64 bits");
+}
+
+// ---- one layer -------------------------------------------------------------------------------------------------------
+
+static void fit_range(const Fit *f, LayerRange *r, const LayerSeen *s, double next_residual)
+{
+    r->residual = bits_of(fmax(s->residual, next_residual), margin);
+    for (int h = 0; h < HALVES; h++) {
+        r->normed[h] = bits_of(s->normed[h], margin);
+        r->product[h] = bits_of(s->product[h], margin);
+        r->low_rank[h] = half_adapted(f, h) ? bits_of(s->low_rank[h], margin) : 0;
+    }
+    r->query = bits_of(s->query, margin), r->key = bits_of(s->key, margin), r->value = bits_of(s->value, margin), r->mixed = bits_of(s->mixed, margin);
+    r->gate = clamp(bits_of(s->gate, table_margin), 1, 12), r->up = bits_of(s->up, margin);
+}
+
+static int score_cells(const LayerSeen *s) { return most(4, bits_of(s->score * 1.25 + 2, 1)); }
+
+/* Norm widths of one half, from the fraction bits y (fold: of y; lean: of z) and x (lean: of x / rms). */
+static void fit_norm(const Fit *f, LayerPlan *l, int half, int y, int x)
+{
+    NormPlan *n = half == ATTN ? &l->attn : &l->ffn;
+    LayerRings r;
+    int fa = (int)f->p->adapter_f, fz = 12;
+    if (!f->lean) {
+        n->product = width(l->range.product[half] + 2 + y, y);
+        n->low_rank = half_adapted(f, half) ? width(l->range.product[half] + 2 + fz + fa, fz) : (Width){0, 0};
+        return;
+    }
+    n->product = (Width){0, 14};
+    n->normed = width(l->range.normed[half] + 2 + x, x);
+    layer_rings(&r, f->p, (uint32_t)(l - f->p->layer));
+    const NormRings *q = &r.norm[half];
+    if (f->private && half == FFN) n->normed.n = (unsigned)most(0, q->pinned_a);
+    if (half_adapted(f, half)) {
+        n->low_rank = width(l->range.low_rank[half] + 2 + y, y);
+        n->low_rank_normed = width(q->most + 10 + fa, 10);
+    }
+    layer_rings(&r, f->p, (uint32_t)(l - f->p->layer));
+    n->inverse = width(least(64, most(q->times, q->times_low_rank)), q->inverse_f);
+}
+
+static bool norm_fits(const Fit *f, const LayerPlan *l, int half)
+{
+    LayerRings r;
+    layer_rings(&r, f->p, (uint32_t)(l - f->p->layer));
+    const NormRings *q = &r.norm[half];
+    return q->lift <= 64 && q->times <= 64 && q->times_low_rank <= 64 && q->pinned_a <= 64 && q->pinned_b <= 64;
+}
+
+static void fit_values(const Fit *f, LayerPlan *l, int fe, int fv, int fo)
+{
+    int room = f->context_bits + l->range.mixed + 2;          // of the mixed values, un-normalised
+    l->mix = width(room + fo, fo);
+    l->exp = width(room + fe + fv, fe);
+    l->value = width(room + fe + fv, fv);
+}
+
+static void fit_scores(LayerPlan *l, int cells, int fq, int fk)
+{
+    l->score_exp = exp_spec(cells);
+    l->query = width(cells + 1 + fq + fk, fq);
+    l->key = width(cells + 1 + fq + fk, fk);
+}
+
+/* The knobs of the attention half, each with the value it may be taken down to, in turn. */
+enum { KNOB_ROPE, KNOB_Y, KNOB_Q, KNOB_K, KNOB_X, KNOB_E, KNOBS };
+
+static CHECKED Result fit_attention_half(const Fit *f, LayerPlan *l, const LayerSeen *s)
+{
+    int dim_bits = ((int)square_bits(f->m->config.head_dim) + 1) / 2;      // queries carry their 1 / sqrt(head_dim)
+    int knob[KNOBS] = {f->lean ? 11 : 12, f->lean ? 10 : 14, 12 + dim_bits, 12, 12, 15};
+    const int low[KNOBS] = {10, f->lean ? 7 : 12, 9 + dim_bits, 9, 10, 13};
+    int cells = score_cells(s);
+    for (int turn = 0;; turn++) {
+        l->rope_f = (unsigned)knob[KNOB_ROPE];
+        fit_scores(l, cells, knob[KNOB_Q], knob[KNOB_K]);
+        fit_values(f, l, knob[KNOB_E], 11, 14);
+        fit_norm(f, l, ATTN, knob[KNOB_Y], knob[KNOB_X]);
+        if (norm_fits(f, l, ATTN)) return OK;
+        int left = KNOBS;
+        while (left > 0 && knob[turn % KNOBS] <= low[turn % KNOBS]) turn++, left--;
+        if (left == 0) return fail(FAIL_DATA, "layer %u: queries, keys and values do not fit 64 bits", f->p->frozen + (uint32_t)(l - f->p->layer));
+        knob[turn % KNOBS]--;
+    }
+}
+
+static CHECKED Result fit_attention(const Fit *f, LayerPlan *l)
+{
+    int fa = (int)f->p->adapter_f, room = above(l->residual), mixed = l->range.mixed, f_att = 12;
+    bool direct = f->private && f->lean;       // the lift went to the queries instead
+    l->attention_opened = !direct;
+    l->attention = direct ? width(room + f_att + fa, f_att) : width(mixed + 2 + f_att, f_att);
+    int ring = above(l->attention) + (int)l->mix.f, bits = f->context_bits, fs = least(bits + (f->lean ? 13 : 16), 64 - ring);
+    if (fs < bits + 9) return fail(FAIL_DATA, "layer %u: attention does not fit 64 bits", f->p->frozen + (uint32_t)(l - f->p->layer));
+    if (f->lean) l->sum_inverse = width(least(ring + fs, 64 - (bits + 16 - fs)), fs);
+    sum_specs(&l->sum_coarse, &l->sum_fine, bits, f->lean ? bits + 16 : fs);
+    return OK;
+}
+
+static unsigned weight_fraction(double largest, int cap)
+{
+    int f = 15;
+    while (f > 0 && ldexp(largest, f) > INT16_MAX - 1) f--;
+    return (unsigned)clamp(least(f, cap), 0, 15);
+}
+
+/* As many fraction bits as 16-bit integers allow; fewer, down to 12, where x meets the matrices with many of its own. */
+static void fit_weights(const Fit *f, LayerPlan *l, uint32_t layer)
+{
+    for (MatrixKind k = 0; k < MAT_COUNT; k++) {
+        int cap = k == MAT_O ? 64 - above(l->residual) - 12 : k == MAT_DOWN ? 15 : f->lean ? 14 : 64 - f->fx - 20;
+        l->weight_f[k] = weight_fraction(public_largest(f->m, f->p->frozen + layer, k), most(cap, 12));
+    }
+}
+
+static Width fit_low_rank(const Fit *f, const LayerPlan *l, MatrixKind kind)
+{
+    const int fz = 12;
+    return f->private || !f->p->adapted[kind] ? (Width){0, 0} : width(above(l->residual) + fz + (int)f->p->adapter_f, fz);
+}
+
+/* SiLU, up, and the down projection: the hidden values take what the residual and the weights leave. */
+static CHECKED Result fit_hidden(const Fit *f, LayerPlan *l)
+{
+    int room = above(l->residual), left = 64 - room - down_cost(f), range = l->range.gate;
+    int up = 10, silu = least(range > 5 ? 19 : 18, 20) - range;
+    silu = clamp(silu, 8, 15);
+    while (up + silu > left && up > 8) up--;
+    while (up + silu > left && silu > 10) silu--;
+    while (up + silu > left && up > 6) up--;
+    if (up + silu > left) return fail(FAIL_DATA, "hidden values do not fit 64 bits");
+    l->silu = silu_spec(range, silu);
+    l->up = width(l->range.up + 2 + up, up);
+    l->hidden.f = (unsigned)lookup_f(&l->silu) + l->up.f;
+    int cap = 64 - room - (int)l->hidden.f;
+    if (!f->private && (int)l->weight_f[MAT_DOWN] > cap) l->weight_f[MAT_DOWN] = (unsigned)clamp(cap, 0, 15);
+    l->low_rank_out = fit_low_rank(f, l, MAT_O), l->low_rank_down = fit_low_rank(f, l, MAT_DOWN);
+    LayerRings r;
+    layer_rings(&r, f->p, (uint32_t)(l - f->p->layer));
+    l->hidden.n = (unsigned)most(r.down.lift, range + l->range.up + (int)l->hidden.f + 1);
+    return OK;
+}
+
+/* Ring of the sum of squares: the index's bits on top of what is shifted away; x's own ring costs nothing. */
+static unsigned sum_ring(const Fit *f, const LookupSpec *s)
+{
+    return s->t + 2 * (unsigned)f->fx + square_bits(f->m->config.width) - s->f;
+}
+
+static CHECKED Result fit_layer(const Fit *f, uint32_t layer)
+{
+    LayerPlan *l = &f->p->layer[layer];
+    const LayerSeen *s = &f->seen->layer[layer];
+    for (int h = 0; h < HALVES; h++) {
+        NormPlan *n = h == ATTN ? &l->attn : &l->ffn;
+        n->rsqrt = rsqrt_spec(&f->m->config, s->square_low[h], s->square_high[h]);
+        n->sum = sum_ring(f, &n->rsqrt);
+    }
+    if (!f->private) fit_weights(f, l, layer);
+    GUARD(fit_attention_half(f, l, s));
+    GUARD(fit_attention(f, l));
+    GUARD(fit_hidden(f, l));
+    fit_norm(f, l, FFN, f->lean ? 10 : 13, 12);
+    return OK;
+}
+
+// ---- the whole -------------------------------------------------------------------------------------------------------
+
+static void fit_head(const Fit *f)
+{
+    Plan *p = f->p;
+    const int logit = 16, normed = 14;
+    p->final_residual = width(p->final_range + 2 + f->fx, f->fx);
+    p->final_norm = rsqrt_spec(&f->m->config, f->seen->square_low, f->seen->square_high);
+    p->final_sum = sum_ring(f, &p->final_norm);
+    p->head_f = weight_fraction(head_largest(f->m), 15);
+    p->logit_range = bits_of(f->seen->logit, margin);
+    p->logit = width(p->logit_range + 1 + logit, logit);
+    p->logit_drop = 8;
+    p->final = width(p->logit_range + 1 + (int)p->head_f + normed, normed);
+}
+
+/* A residual that is small somewhere needs more fraction bits: 2^-12 of an rms of 1/4, up to 16 bits. */
+static int residual_fraction(const PlanSeen *s, uint32_t layers)
+{
+    double low = s->square_low;
+    for (uint32_t l = 0; l < layers; l++) low = fmin(low, fmin(s->layer[l].square_low[ATTN], s->layer[l].square_low[FFN]));
+    return clamp(10 - (int)floor(log2(fmax(low, 1e-12)) / 2), 12, 16);
+}
+
+Result plan_fit(Plan *p, const PlanSeen *seen, const Model *m)
+{
+    Fit f = {.p = p, .seen = seen, .m = m, .private = p->private_part == PRIVATE_LAYERS, .lean = p->prefer == PREFER_BYTES};
+    f.fx = residual_fraction(seen, p->layers);
+    for (f.context_bits = 1; UINT64_C(1) << f.context_bits < p->context; f.context_bits++) {}
+    p->final_range = bits_of(seen->residual, margin);
+    for (uint32_t l = 0; l < p->layers; l++)
+        fit_range(&f, &p->layer[l].range, &seen->layer[l], l + 1 < p->layers ? seen->layer[l + 1].residual : seen->residual);
+    GUARD(fit_private(&f));
+    for (uint32_t l = 0; l < p->layers; l++) {
+        Result r = fit_layer(&f, l);
+        if (failed(r)) return fail_in(r, "calibration");
+    }
+    fit_head(&f);
+    return OK;
+}

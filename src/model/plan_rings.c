@@ -1,0 +1,98 @@
+/* plan_rings.c - the rings of the products between two openings, from the widths of the opened wires.
+ *
+ * A value that ends in n bits with f fraction bits was computed, at scale g > f, in n - f + g bits: every local shift takes
+ * its bits off the ring. So a chain of products needs its fraction bits, added up, on top of what the result keeps; 64 in
+ * all. Each line below is one such sum. */
+#include "model/secure_parts.h"
+
+unsigned group_kinds(int half, MatrixKind out[GROUP_MOST])
+{
+    if (half == FFN) return out[0] = MAT_GATE, out[1] = MAT_UP, 2;
+    return out[0] = MAT_Q, out[1] = MAT_K, out[2] = MAT_V, 3;
+}
+
+int lookup_f(const LookupSpec *s) { return (int)(s->f1 + s->fp); }
+
+unsigned square_bits(uint32_t width)
+{
+    unsigned b = 0;
+    while (UINT64_C(1) << b < width) b++;
+    return b;
+}
+
+static int above(Width w) { return (int)w.n - (int)w.f; }
+
+static int kind_room(const LayerPlan *l, MatrixKind k)
+{
+    switch (k) {
+    case MAT_Q: return above(l->query) + (int)l->rope_f;
+    case MAT_K: return above(l->key) + (int)l->rope_f;
+    case MAT_V: return above(l->value);
+    case MAT_GATE: return (int)l->silu.t - (int)l->silu.f;
+    default: return above(l->up);
+    }
+}
+
+static void norm_rings(NormRings *r, const Plan *p, const LayerPlan *l, int half)
+{
+    const NormPlan *n = half == ATTN ? &l->attn : &l->ffn;
+    MatrixKind kind[GROUP_MOST];
+    unsigned count = group_kinds(half, kind);
+    bool private = p->private_part == PRIVATE_LAYERS, lean = p->prefer == PREFER_BYTES, adapted = false;
+    int fx = (int)l->residual.f, fa = (int)p->adapter_f;
+    *r = (NormRings){.inverse_f = lookup_f(&n->rsqrt), .most = INT32_MIN};
+    for (unsigned k = 0; k < count; k++) {
+        r->room[k] = kind_room(l, kind[k]);
+        if (r->room[k] > r->most) r->most = r->room[k];
+        adapted |= !private && p->adapted[kind[k]];
+        int lift = lean ? r->room[k] + (int)n->normed.f + (int)l->weight_f[kind[k]]
+                        : (int)n->product.n - (int)n->product.f + fx + (int)l->weight_f[kind[k]];
+        if (!private && lift > r->lift) r->lift = lift;
+    }
+    if (!lean) {
+        if (!private && (int)n->sum > r->lift) r->lift = (int)n->sum;
+        r->times = r->most + (int)n->product.f + r->inverse_f;
+        if (private || adapted) r->pinned_a = (int)l->residual.n;
+        if (adapted) r->pinned_b = (int)n->low_rank.n;
+        return;
+    }
+    r->times = (int)n->normed.n + fx + r->inverse_f - (int)n->normed.f;
+    r->normed_opened = !private || half == ATTN;
+    if (private) r->pinned_a = r->most + (int)n->normed.f + fa;
+    if (private && r->normed_opened) r->lift = r->pinned_a;
+    if (adapted) {
+        r->pinned_a = (int)l->residual.n;
+        r->pinned_b = (int)n->low_rank_normed.n;
+        r->times_low_rank = r->pinned_b + (int)n->low_rank.f + r->inverse_f - (int)n->low_rank_normed.f;
+    }
+}
+
+/* in_f: fraction bits of the input; z: the low-rank wire between A and B. */
+static void out_rings(OutRings *r, const Plan *p, const LayerPlan *l, MatrixKind kind, int in_f, Width z)
+{
+    int room = above(l->residual), fa = (int)p->adapter_f;
+    *r = (OutRings){0};
+    if (p->private_part == PRIVATE_LAYERS) r->pinned_a = room + in_f + fa;
+    else {
+        r->public = room + in_f + (int)l->weight_f[kind];
+        if (p->adapted[kind]) r->pinned_a = above(z) + in_f + fa, r->pinned_b = (int)z.n;
+    }
+    r->lift = r->public > r->pinned_a ? r->public : r->pinned_a;
+}
+
+void layer_rings(LayerRings *r, const Plan *p, uint32_t layer)
+{
+    const LayerPlan *l = &p->layer[layer];
+    norm_rings(&r->norm[ATTN], p, l, ATTN);
+    norm_rings(&r->norm[FFN], p, l, FFN);
+    bool lean = p->prefer == PREFER_BYTES;
+    int looked = lookup_f(&l->sum_coarse);
+    r->exp_times = above(l->exp) + (int)l->score_exp.f0 + 14;
+    r->sum_f = lean ? (int)l->sum_inverse.f : looked;
+    r->sum_times = lean ? above(l->sum_inverse) + looked : 0;
+    r->mix_times = above(l->attention) + (int)l->mix.f + r->sum_f;
+    out_rings(&r->out, p, l, MAT_O, (int)l->attention.f, l->low_rank_out);
+    out_rings(&r->down, p, l, MAT_DOWN, (int)l->hidden.f, l->low_rank_down);
+}
+
+int final_times(const Plan *p) { return above(p->final) + (int)p->final_residual.f + lookup_f(&p->final_norm); }

@@ -1,0 +1,279 @@
+/* secure.c - the secure network as a whole: what a role sets up for a session, batches, the head, and the cost. */
+#include <math.h>
+#include "model/secure_parts.h"
+
+// ---- setup -----------------------------------------------------------------------------------------------------------
+
+static bool holds_private(const SecureNet *s)
+{
+    return engine_role(s->e) == ROLE_SERVER || engine_role(s->e) == ROLE_CLEAR;
+}
+
+static bool holds_public(const SecureNet *s) { return holds_private(s) || engine_role(s->e) == ROLE_CLIENT; }
+
+static CHECKED Result pin_new(SecureNet *s, const Pinned **out, Arena *session, const Model *m, const Adapter *a, uint32_t layer, Pin pin)
+{
+    PinShape shape = pin_shape(s->plan, &s->config, layer, pin);
+    *out = NULL;
+    if (shape.outputs == 0) return OK;
+    Arena scratch;
+    arena_init(&scratch, true);
+    int32_t *w = NULL;
+    Result r = holds_private(s) ? pin_weights(&w, s->plan, m, a, layer, pin, &scratch) : OK;
+    if (!failed(r)) {
+        const char *name = arena_format(&scratch, "layer %u, %s, (%zu, %zu) mod 2^%u, %u fraction bits", s->plan->frozen + layer, pin_names[pin],
+                                        shape.outputs, shape.inputs, shape.n, s->plan->adapter_f);
+        *out = s->pin[s->pins++] = pinned_new(s->e, session, name, shape.outputs, shape.inputs, shape.n, s->plan->adapter_f, w);
+    }
+    arena_free(&scratch);
+    return r;
+}
+
+static CHECKED Result matrix_new(const SecureNet *s, PublicMatrix *out, Arena *session, const Model *m, uint32_t layer, MatrixKind kind)
+{
+    int16_t *w = NULL;
+    *out = (PublicMatrix){NULL, matrix_rows(&s->config, kind), matrix_cols(&s->config, kind), s->plan->layer[layer].weight_f[kind]};
+    if (holds_public(s)) GUARD(public_weights(&w, s->plan, m, layer, kind, session));
+    out->w = w;
+    return OK;
+}
+
+static CHECKED Result half_new(SecureNet *s, NormNet *n, Arena *session, const Model *m, const Adapter *a, uint32_t layer, int half)
+{
+    const LayerPlan *p = &s->plan->layer[layer];
+    MatrixKind kind[GROUP_MOST];
+    unsigned count = group_kinds(half, kind);
+    n->rsqrt = tables_find(s->table, s->tables, half == ATTN ? &p->attn.rsqrt : &p->ffn.rsqrt);
+    GUARD(pin_new(s, &n->a, session, m, a, layer, half == ATTN ? PIN_A_ATTN : PIN_A_FFN));
+    for (unsigned k = 0; k < count; k++) {
+        GUARD(pin_new(s, &n->b[k], session, m, a, layer, pin_of_b(kind[k])));
+        if (s->plan->private_part == PRIVATE_LORA) GUARD(matrix_new(s, &n->w[k], session, m, layer, kind[k]));
+    }
+    return OK;
+}
+
+static CHECKED Result layer_new(SecureNet *s, Arena *session, const Model *m, const Adapter *a, uint32_t layer)
+{
+    LayerNet *l = &s->layer[layer];
+    const LayerPlan *p = l->plan = &s->plan->layer[layer];
+    const ModelConfig *c = &s->config;
+    layer_rings(&l->rings, s->plan, layer);
+    GUARD(half_new(s, &l->norm[ATTN], session, m, a, layer, ATTN));
+    GUARD(pin_new(s, &l->out_a, session, m, a, layer, PIN_A_OUT));
+    GUARD(pin_new(s, &l->out_b, session, m, a, layer, PIN_B_OUT));
+    GUARD(half_new(s, &l->norm[FFN], session, m, a, layer, FFN));
+    GUARD(pin_new(s, &l->down_a, session, m, a, layer, PIN_A_DOWN));
+    GUARD(pin_new(s, &l->down_b, session, m, a, layer, PIN_B_DOWN));
+    if (s->plan->private_part == PRIVATE_LORA) {
+        GUARD(matrix_new(s, &l->out, session, m, layer, MAT_O));
+        GUARD(matrix_new(s, &l->down, session, m, layer, MAT_DOWN));
+    }
+    l->score_exp = tables_find(s->table, s->tables, &p->score_exp);
+    l->sum_coarse = tables_find(s->table, s->tables, &p->sum_coarse);
+    l->sum_fine = p->sum_coarse.border ? tables_find(s->table, s->tables, &p->sum_fine) : NULL;
+    l->silu = tables_find(s->table, s->tables, &p->silu);
+    for (uint32_t before = 0; before < layer; before++)
+        if (s->plan->layer[before].rope_f == p->rope_f) l->rope = s->layer[before].rope;
+    if (holds_public(s) && !l->rope) {
+        int32_t *angle = arena_new(session, int32_t, (size_t)s->plan->context * c->head_dim);
+        rope_integers(angle, c, s->plan->context, p->rope_f);
+        l->rope = angle;
+    }
+    size_t kv = (size_t)c->kv_heads * c->head_dim;
+    l->keys = cache_new(s->e, session, s->plan->context, kv, p->key.n, p->key.f);
+    l->values = cache_new(s->e, session, s->plan->context, kv, p->value.n, p->value.f);
+    return OK;
+}
+
+/* What the plan says is public must hold all that differs from the public base. */
+static CHECKED Result adapter_fits(const Plan *p, const ModelConfig *c, const Adapter *a)
+{
+    if (!a) return p->rank ? fail(FAIL_DATA, "the plan was made for an adapter of rank %u, and there is none", p->rank) : OK;
+    if (a->layers != c->layers) return fail(FAIL_DATA, "the adapter has %u layers, the model %u", a->layers, c->layers);
+    for (uint32_t l = 0; l < a->layers; l++) {
+        for (MatrixKind k = 0; k < MAT_COUNT; k++) {
+            if (!a->pair[l][k].a) continue;
+            if (l < p->frozen) return fail(FAIL_DATA, "the adapter has factors in layer %u, below the %u that the client runs", l, p->frozen);
+            if (p->private_part == PRIVATE_LORA && !p->adapted[k]) return fail(FAIL_DATA, "the adapter has factors of %s, the plan none", matrix_names[k]);
+        }
+    }
+    return OK;
+}
+
+Result secure_new(SecureNet **out, Engine *e, Arena *session, const ModelConfig *c, const Plan *p, const Model *m, const Adapter *a)
+{
+    SecureNet *s = *out = arena_new(session, SecureNet, 1);
+    s->e = e, s->config = *c, s->plan = p;
+    ASSERT(!holds_public(s) || m);
+    GUARD(plan_check(p, c));
+    if (holds_private(s)) GUARD(adapter_fits(p, c, a));
+    s->tables = tables_new(p, &s->table, session);
+    s->layer = arena_new(session, LayerNet, p->layers);
+    s->pin = arena_new(session, Pinned *, (size_t)p->layers * PIN_COUNT);
+    for (uint32_t l = 0; l < p->layers; l++) GUARD(layer_new(s, session, m, a, l));
+    s->head = (PublicMatrix){NULL, c->vocab, c->width, p->head_f};
+    if (holds_public(s)) {
+        int16_t *w;
+        GUARD(public_head(&w, p, m, session));
+        s->head.w = w;
+    }
+    s->final_norm = tables_find(s->table, s->tables, &p->final_norm);
+    return OK;
+}
+
+void secure_free(SecureNet *s)
+{
+    if (s) tables_free(s->table, s->tables), s->tables = 0;
+}
+
+size_t secure_pins(const SecureNet *s, Pinned *const **pins)
+{
+    *pins = s->pin;
+    return s->pins;
+}
+
+uint32_t secure_past(const SecureNet *s) { return s->past; }
+
+// ---- a batch ---------------------------------------------------------------------------------------------------------
+
+/* Layout of `columns` words in every row, or in the last one alone. */
+static const Layout *head_layout(SecureNet *s, size_t rows, size_t columns, bool last_only)
+{
+    if (!last_only) return layout_uniform(s->e, columns);
+    size_t *each = arena_new(engine_arena(s->e), size_t, rows);
+    each[rows - 1] = columns;
+    return layout_ragged(s->e, each);
+}
+
+typedef struct Picked { const Layout *at; const PublicMatrix *head; } Picked;
+
+static void pick_row(const void *ctx, size_t row, uint64_t *out, const uint64_t *in)
+{
+    const Layout *at = ctx;
+    for (size_t i = 0; i < at->begin[row + 1] - at->begin[row]; i++) out[i] = in[i];
+}
+
+static void head_row(const void *ctx, size_t row, uint64_t *out, const uint64_t *in)
+{
+    const Picked *p = ctx;
+    if (p->at->begin[row + 1] > p->at->begin[row]) ring_linear_i16(out, in, p->head->w, 1, p->head->outputs, p->head->inputs);
+}
+
+/* Final norm, head, and the reveal of logits to C: 5 exchanges. */
+static CHECKED Result head_forward(SecureNet *s, Wire x, size_t rows, float *logits, bool last_only)
+{
+    Engine *e = s->e;
+    const Plan *p = s->plan;
+    size_t width = s->config.width, vocab = s->config.vocab;
+    const Layout *at = head_layout(s, rows, width, last_only), *out = head_layout(s, rows, vocab, last_only);
+    if (last_only) x = wire_map(e, x, at, 0, pick_row, at);
+    Wire normed;
+    GUARD(norm_fused(s, &normed, x, head_layout(s, rows, 1, last_only), p->final_residual, s->final_norm, p->final_sum, (unsigned)final_times(p)));
+    normed = wire_to(e, normed, p->final.n, p->final.f);
+    Wire l = last_only ? wire_map(e, normed, out, p->head_f, head_row, &(Picked){out, &s->head}) : wire_linear(e, normed, &s->head);
+    Reveal *reveal = reveal_send(e, wire_to(e, l, p->logit.n, p->logit.f), p->logit_drop);
+    GUARD(engine_exchange(e, "logits to the server, masked"));
+    reveal_answer(e, reveal);
+    GUARD(engine_exchange(e, "logits to the client"));
+    const int64_t *words = reveal_take(e, reveal);
+    if (words && logits)
+        for (size_t i = 0; i < layout_len(out); i++) logits[i] = (float)ldexp((double)words[i], -(int)(p->logit.f - p->logit_drop));
+    return OK;
+}
+
+/* C's hidden state at the cut, as words. */
+static CHECKED Result cut_words(SecureNet *s, uint64_t **out, const float *x, size_t rows)
+{
+    const LayerPlan *l = &s->plan->layer[0];
+    size_t len = rows * s->config.width;
+    double bound = ldexp(1, l->range.residual);
+    *out = arena_new(engine_arena(s->e), uint64_t, len);
+    for (size_t i = 0; i < len; i++) {
+        if (!(fabs((double)x[i]) < bound)) return fail(FAIL_DATA, "the hidden state at the cut, %g, lies outside of the plan's +-%g", (double)x[i], bound);
+        (*out)[i] = ring_from_real((double)x[i], l->residual.f);
+    }
+    return OK;
+}
+
+Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, float *logits, bool last_only)
+{
+    const Plan *p = s->plan;
+    Engine *e = s->e;
+    bool enter = s->past == 0 && p->known > 0, client = engine_role(e) == ROLE_CLIENT || engine_role(e) == ROLE_CLEAR;
+    ASSERT(rows > 0 && (x || !client) && (!enter || known || !holds_private(s)));
+    if (enter) s->past = p->known;
+    if (rows > p->context - s->past) return fail(FAIL_DATA, "%zu positions after %u do not fit the plan's context of %u", rows, s->past, p->context);
+    uint64_t *words = NULL;
+    if (client) GUARD(cut_words(s, &words, x, rows));
+    Wire w = wire_input_client(e, layout_uniform(e, s->config.width), p->layer[0].residual.n, p->layer[0].residual.f, words);
+    for (uint32_t l = 0; l < p->layers; l++) {
+        bool mine = enter && holds_private(s);
+        GUARD(layer_forward(s, &s->layer[l], &w, enter, mine ? known->keys[l] : NULL, mine ? known->values[l] : NULL));
+    }
+    GUARD(head_forward(s, w, rows, logits, last_only));
+    GUARD(engine_end(e));
+    s->past += (uint32_t)rows;
+    return OK;
+}
+
+// ---- cost ------------------------------------------------------------------------------------------------------------
+
+/* A cache of `past` positions, without their words. */
+static CHECKED Result pretend_past(SecureNet *s, uint32_t past)
+{
+    Engine *e = s->e;
+    for (uint32_t l = 0; l < s->plan->layers; l++) {
+        const LayerPlan *p = &s->plan->layer[l];
+        size_t kv = (size_t)s->config.kv_heads * s->config.head_dim, *begin = arena_new(engine_arena(e), size_t, 2);
+        begin[1] = past * kv;
+        Layout *at = arena_new(engine_arena(e), Layout, 1);
+        *at = (Layout){1, begin};
+        cache_append(e, s->layer[l].keys, server_open(e, at, p->key.n, p->key.f, NULL));
+        cache_append(e, s->layer[l].values, server_open(e, at, p->value.n, p->value.f, NULL));
+        GUARD(engine_exchange(e, "past"));
+    }
+    s->past = past;
+    return OK;
+}
+
+Result plan_cost(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, size_t rows, bool last_only)
+{
+    Arena a;
+    arena_init(&a, false);
+    Engine *e = engine_new(ROLE_COUNT, NULL, NULL);
+    SecureNet *s = NULL;
+    Cost before = {0};
+    Result r = secure_new(&s, e, &a, c, p, NULL, NULL);
+    if (!failed(r) && past > p->context) r = fail(FAIL_USE, "%u positions exceed the plan's context of %u", past, p->context);
+    if (!failed(r)) {
+        engine_begin(e, rows, 0, NULL, NULL);
+        if (past) {
+            r = pretend_past(s, past);
+            before = engine_cost(e);
+        }
+        if (!failed(r)) r = secure_forward(s, rows, NULL, NULL, NULL, last_only);
+    }
+    if (!failed(r)) {
+        *out = engine_cost(e);
+        out->exchanges -= before.exchanges;
+        out->bytes.client_to_server -= before.bytes.client_to_server;
+        out->bytes.server_to_client -= before.bytes.server_to_client;
+        out->bytes.third_to_server -= before.bytes.third_to_server;
+    }
+    secure_free(s);
+    engine_free(e);
+    arena_free(&a);
+    return r;
+}
+
+uint64_t plan_setup_bytes(const Plan *p, const ModelConfig *c)
+{
+    uint64_t bytes = 0;
+    for (uint32_t l = 0; l < p->layers; l++) {
+        for (Pin pin = 0; pin < PIN_COUNT; pin++) {
+            PinShape s = pin_shape(p, c, l, pin);
+            bytes += ring_packed_size(s.outputs * s.inputs, s.n);
+        }
+    }
+    return bytes;
+}

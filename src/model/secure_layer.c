@@ -1,0 +1,243 @@
+/* secure_layer.c - one decoder layer on shares, written once for the five roles.
+ *
+ * Fold takes 18 exchanges. The norm comes after the matrix, W (x / rms) = (W x) / rms, so that the matrices run while the
+ * lookup of 1/rms travels; 1/rms and 1/sum, one value a row, multiply many elements as secrets of a lookup:
+ *
+ *      1  x^                                        sum of squares and z = A x are then local
+ *      2  index of 1/rms; z one way to S            private layers: y^ already
+ *      3  columns of 1/rms; y^ = (W x + B z)^       q, k, v = y / rms; RoPE is public and linear
+ *      4  q^ k^ v^                                  scores are local
+ *      5  index of the scores
+ *      6  zero tests of the counts a cell
+ *      7  row maximum
+ *      8  column of exp
+ *      9  weights^; index of their sum              mixed values are local
+ *     10  mixed^; columns of 1/sum
+ *     11  attention^                                to lift it
+ *     12  attention and its z one way to S          output matrix; residual
+ *     13-15  as 1-3, for gate and up
+ *     16  index of SiLU (the gate), up^
+ *     17  columns of SiLU                           times up, in the same product
+ *     18  hidden and its z one way to S             down matrix; residual
+ *
+ * Lean takes 23: 1/rms (twice) and 1/sum become opened wires, one exchange each and far fewer dealt words an element, and x
+ * / rms is opened (or sent) before the matrices, one more for each norm. Exchanges in which nothing travels (12 and 18
+ * where nothing is private) are left out. */
+#include <math.h>
+#include "model/secure_parts.h"
+
+// ---- RoPE ------------------------------------------------------------------------------------------------------------
+
+typedef struct Turn { const int32_t *angle; uint32_t past; size_t heads, dim; } Turn;
+
+/* Hugging Face's form: the first half of a head turns with the second. */
+static void turn_row(const void *ctx, size_t row, uint64_t *out, const uint64_t *in)
+{
+    const Turn *t = ctx;
+    size_t half = t->dim / 2;
+    const int32_t *angle = t->angle + (t->past + row) * t->dim;
+    for (size_t h = 0; h < t->heads; h++, in += t->dim, out += t->dim) {
+        for (size_t i = 0; i < half; i++) {
+            uint64_t c = (uint64_t)(int64_t)angle[2 * i], s = (uint64_t)(int64_t)angle[2 * i + 1];
+            out[i] = in[i] * c - in[half + i] * s;
+            out[half + i] = in[half + i] * c + in[i] * s;
+        }
+    }
+}
+
+static Wire rope(SecureNet *s, const LayerNet *l, Wire a, size_t heads, Width to)
+{
+    Turn t = {l->rope, s->past, heads, s->config.head_dim};
+    return wire_to(s->e, wire_map(s->e, a, a.at, l->plan->rope_f, turn_row, &t), to.n, to.f);
+}
+
+// ---- attention -------------------------------------------------------------------------------------------------------
+
+typedef struct Rows { const Layout *scores; size_t heads; } Rows;
+
+static void sum_row(const void *ctx, size_t row, uint64_t *out, const uint64_t *in)
+{
+    const Rows *r = ctx;
+    size_t len = (r->scores->begin[row + 1] - r->scores->begin[row]) / r->heads;
+    for (size_t h = 0; h < r->heads; h++) {
+        out[h] = 0;
+        for (size_t j = 0; j < len; j++) out[h] += in[h * len + j];
+    }
+}
+
+/* Positions that each row sees, once for every head. */
+static const Layout *score_layout(SecureNet *s, size_t rows, size_t **group_len)
+{
+    size_t heads = s->config.heads, *columns = arena_new(engine_arena(s->e), size_t, rows);
+    *group_len = arena_new(engine_arena(s->e), size_t, rows * heads);
+    for (size_t r = 0; r < rows; r++) {
+        columns[r] = heads * (s->past + r + 1);
+        for (size_t h = 0; h < heads; h++) (*group_len)[r * heads + h] = s->past + r + 1;
+    }
+    return layout_ragged(s->e, columns);
+}
+
+/* softmax weights, opened, and their row sums. */
+static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, Opened **out, Wire *sums)
+{
+    Engine *e = s->e;
+    const LayerPlan *p = l->plan;
+    size_t heads = s->config.heads, *group_len;
+    const Layout *groups = layout_uniform(e, heads), *at = score_layout(s, groups->rows, &group_len);
+    Wire scores = attend_scores(e, q, l->keys, heads, s->config.head_dim, at);
+    Opened *index = wire_open(e, wire_to(e, scores, p->score_exp.t, p->score_exp.f));
+    GUARD(engine_exchange(e, "attention: score index"));
+    RowMax *max = rowmax_count(e, index, p->score_exp.k, groups, group_len);
+    GUARD(engine_exchange(e, "attention: zero tests of the counts"));
+    Opened *top = wire_open(e, rowmax_take(e, max));
+    GUARD(engine_exchange(e, "attention: row maximum"));
+    Looked *look = lookup_select_below(e, index, l->score_exp, top, groups);
+    GUARD(engine_exchange(e, "attention: exp column"));
+    unsigned ring = (unsigned)l->rings.exp_times;
+    Wire w = wire_to(e, factor_mul(e, looked_factor(e, look, ring), NULL, 1, ring), p->exp.n, p->exp.f);
+    *out = wire_open(e, w);
+    *sums = wire_map(e, w, groups, 0, sum_row, &(Rows){at, heads});
+    return OK;
+}
+
+typedef struct Reciprocal { Looked *one; Looked2 *two; } Reciprocal;
+
+static Reciprocal reciprocal_select(SecureNet *s, const LayerNet *l, const Opened *index)
+{
+    if (l->sum_fine) return (Reciprocal){NULL, lookup2_select(s->e, index, l->sum_coarse, l->sum_fine)};
+    return (Reciprocal){lookup_select(s->e, index, l->sum_coarse), NULL};
+}
+
+static const Factor *reciprocal_factor(SecureNet *s, Reciprocal r, int ring)
+{
+    return r.one ? looked_factor(s->e, r.one, (unsigned)ring) : looked2_factor(s->e, r.two, (unsigned)ring);
+}
+
+/* Opened queries against the cache: the normalised mixture of values. 6 exchanges, lean 7. */
+static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q, Wire *out)
+{
+    Engine *e = s->e;
+    const LayerPlan *p = l->plan;
+    const LayerRings *r = &l->rings;
+    size_t heads = s->config.heads, dim = s->config.head_dim;
+    unsigned times = (unsigned)r->mix_times;
+    Opened *w;
+    Wire sums;
+    GUARD(weights(s, l, q, &w, &sums));
+    Opened *index = wire_open(e, wire_to(e, sums, p->sum_coarse.t, p->sum_coarse.f));
+    GUARD(engine_exchange(e, "attention: weights; sum index"));
+    Reciprocal look = reciprocal_select(s, l, index);
+    Wire mixed = wire_to(e, attend_values(e, w, l->values, heads, dim, p->exp.n), p->mix.n, p->mix.f);
+    const Factor *inverse = NULL;
+    Opened *mo, *io = NULL;
+    if (s->plan->prefer == PREFER_BYTES) {
+        GUARD(engine_exchange(e, "attention: 1/sum columns"));
+        Wire i = factor_mul(e, reciprocal_factor(s, look, r->sum_times), NULL, 1, (unsigned)r->sum_times);
+        io = wire_open(e, wire_to(e, i, p->sum_inverse.n, p->sum_inverse.f));
+        mo = wire_open(e, mixed);
+        GUARD(engine_exchange(e, "attention: mixed; 1/sum"));
+        inverse = opened_factor(e, io, times);
+    } else {
+        mo = wire_open(e, mixed);
+        GUARD(engine_exchange(e, "attention: mixed; 1/sum columns"));
+        inverse = reciprocal_factor(s, look, r->mix_times);
+    }
+    *out = wire_to(e, factor_mul(e, opened_factor(e, mo, times), inverse, dim, times), p->attention.n, p->attention.f);
+    return OK;
+}
+
+// ---- output and down projection --------------------------------------------------------------------------------------
+
+typedef struct OutNet { const PublicMatrix *w; const Pinned *a, *b; const OutRings *rings; Width low_rank; const char *name; } OutNet;
+
+/* x := x + W in (+ B A in). One exchange, in which C sends both of its messages, or none where nothing is private. */
+static CHECKED Result project(SecureNet *s, const LayerNet *l, const OutNet *o, Wire in, Wire *x)
+{
+    Engine *e = s->e;
+    Width res = l->plan->residual;
+    if (!o->a) {
+        *x = wire_add(e, wire_narrow(*x, res.n), wire_to(e, wire_linear(e, wire_narrow(in, (unsigned)o->rings->public), o->w), res.n, res.f));
+        return OK;
+    }
+    Pinning *sent = pinned_send(e, wire_narrow(in, (unsigned)o->rings->pinned_a), o->a);
+    if (o->b) sent = pinned_send_after(e, sent, o->low_rank.n, o->low_rank.f, o->b);
+    GUARD(engine_exchange(e, o->name));
+    *x = wire_add(e, wire_narrow(*x, res.n), wire_to(e, pinned_take(e, sent), res.n, res.f));
+    if (o->w->w) *x = wire_add(e, *x, wire_to(e, wire_linear(e, wire_narrow(in, (unsigned)o->rings->public), o->w), res.n, res.f));
+    return OK;
+}
+
+// ---- the layer -------------------------------------------------------------------------------------------------------
+
+/* Queues the known prefix as values of S: one row of the layout holds all of its positions. */
+static CHECKED Result known_open(SecureNet *s, Opened **out, Width to, int range, const float *v, const char *name)
+{
+    Engine *e = s->e;
+    size_t len = (size_t)s->plan->known * s->config.kv_heads * s->config.head_dim;
+    size_t *begin = arena_new(engine_arena(e), size_t, 2);
+    begin[1] = len;
+    Layout *at = arena_new(engine_arena(e), Layout, 1);
+    *at = (Layout){1, begin};
+    uint64_t *x = NULL;
+    if (v) {
+        x = arena_new(engine_arena(e), uint64_t, len);
+        for (size_t i = 0; i < len; i++) {
+            if (!(fabs((double)v[i]) < ldexp(1, range))) return fail(FAIL_DATA, "a %s of the known prefix, %g, lies outside of the plan's range", name, (double)v[i]);
+            x[i] = ring_from_real((double)v[i], to.f);
+        }
+    }
+    *out = server_open(e, at, to.n, to.f, x);
+    return OK;
+}
+
+static CHECKED Result layer_attention(SecureNet *s, LayerNet *l, Wire *x, bool enter_known, const float *known_keys, const float *known_values)
+{
+    Engine *e = s->e;
+    const LayerPlan *p = l->plan;
+    const ModelConfig *c = &s->config;
+    Opened *known[2];
+    if (enter_known) {
+        GUARD(known_open(s, &known[0], p->key, p->range.key, known_keys, "key"));
+        GUARD(known_open(s, &known[1], p->value, p->range.value, known_values, "value"));
+    }
+    Wire y[GROUP_MOST];
+    GUARD(norm_matrices(s, l, ATTN, *x, y));
+    if (enter_known) cache_append(e, l->keys, known[0]), cache_append(e, l->values, known[1]);
+    Opened *q = wire_open(e, rope(s, l, y[0], c->heads, p->query));
+    Opened *k = wire_open(e, rope(s, l, y[1], c->kv_heads, p->key));
+    Opened *v = wire_open(e, wire_to(e, y[2], p->value.n, p->value.f));
+    GUARD(engine_exchange(e, "attention: q, k, v"));
+    cache_append(e, l->keys, k), cache_append(e, l->values, v);
+    Wire o;
+    GUARD(attention(s, l, q, &o));
+    if (p->attention_opened) {
+        Opened *oo = wire_open(e, o);
+        GUARD(engine_exchange(e, "attention: output, to lift it"));
+        o = factor_mul(e, opened_factor(e, oo, (unsigned)l->rings.out.lift), NULL, 1, (unsigned)l->rings.out.lift);
+    }
+    OutNet out = {&l->out, l->out_a, l->out_b, &l->rings.out, p->low_rank_out, "attention: output to the server"};
+    return project(s, l, &out, o, x);
+}
+
+static CHECKED Result layer_ffn(SecureNet *s, LayerNet *l, Wire *x)
+{
+    Engine *e = s->e;
+    const LayerPlan *p = l->plan;
+    Wire y[GROUP_MOST];
+    GUARD(norm_matrices(s, l, FFN, *x, y));
+    Opened *index = wire_open(e, wire_to(e, y[0], p->silu.t, p->silu.f));
+    Opened *up = wire_open(e, wire_to(e, y[1], p->up.n, p->up.f));
+    GUARD(engine_exchange(e, "ffn: SiLU index; up"));
+    Looked *look = lookup_select(e, index, l->silu);
+    GUARD(engine_exchange(e, "ffn: SiLU columns"));
+    unsigned ring = p->hidden.n;
+    Wire h = factor_mul(e, opened_factor(e, up, ring), looked_factor(e, look, ring), 1, ring);
+    OutNet out = {&l->down, l->down_a, l->down_b, &l->rings.down, p->low_rank_down, "ffn: hidden to the server"};
+    return project(s, l, &out, h, x);
+}
+
+Result layer_forward(SecureNet *s, LayerNet *l, Wire *x, bool enter_known, const float *known_keys, const float *known_values)
+{
+    GUARD(layer_attention(s, l, x, enter_known, known_keys, known_values));
+    return layer_ffn(s, l, x);
+}

@@ -1,0 +1,186 @@
+/* secure_norm.c - a norm and the matrices behind it, on shares: the first exchanges of either half of a layer.
+ *
+ * Fold (3 exchanges): y = W x + B z is opened, and 1/rms, still a lookup, multiplies it. Lean (5): 1/rms is opened as a wire
+ * and x / rms meets the matrices, opened and lifted in between; the private matrices of the FFN half take it unlifted.
+ * Private attention matrices need the ring for RoPE, so they spend an exchange on the lift (6 in all), and win it back at
+ * the attention output (secure_layer.c). */
+#include <stdio.h>
+#include "model/secure_parts.h"
+
+/* Keeps the rows that `at` keeps. */
+static void keep_row(const void *ctx, size_t row, uint64_t *out, const uint64_t *in)
+{
+    const Layout *at = ctx;
+    for (size_t i = 0; i < at->begin[row + 1] - at->begin[row]; i++) out[i] = in[i];
+}
+
+/* Queues the opening of 1/rms's index. The sum of squares is read as a number near the mean square (see square_bits).
+ * ring: in which x is multiplied later, with the same dealt words. at: one word a row that has an x (NULL: every row). */
+static Opened *norm_index_open(SecureNet *s, Opened *x, unsigned fx, const LookupSpec *rsqrt, unsigned sum, unsigned ring, const Layout *at)
+{
+    Wire squares = opened_sumsq(s->e, x, sum, ring > sum ? ring : sum);
+    if (at) squares = wire_map(s->e, squares, at, 0, keep_row, at);
+    squares = wire_label(squares, 2 * fx + square_bits(s->config.width));
+    return wire_open(s->e, wire_to(s->e, squares, rsqrt->t, rsqrt->f));
+}
+
+Result norm_fused(SecureNet *s, Wire *out, Wire x, const Layout *rows, Width opened, const Table *rsqrt, unsigned sum, unsigned times)
+{
+    Engine *e = s->e;
+    Opened *xo = wire_open(e, wire_narrow(x, opened.n));
+    GUARD(engine_exchange(e, "final norm: x"));
+    const Factor *xf = opened_factor(e, xo, times > sum ? times : sum);
+    Opened *index = norm_index_open(s, xo, opened.f, table_spec(rsqrt), sum, times, rows);
+    GUARD(engine_exchange(e, "final norm: mean square index"));
+    Looked *look = lookup_select(e, index, rsqrt);
+    GUARD(engine_exchange(e, "final norm: 1/rms columns"));
+    *out = factor_mul(e, xf, looked_factor(e, look, times), s->config.width, times);
+    return OK;
+}
+
+typedef struct Half {                          // what the code below needs of one half
+    SecureNet *s;
+    const LayerPlan *plan;
+    const NormPlan *norm;
+    const NormNet *net;
+    const NormRings *rings;
+    MatrixKind kind[GROUP_MOST];
+    unsigned count;
+    size_t outputs[GROUP_MOST];
+    bool private;
+    const char *name;
+} Half;
+
+static Half half_of(SecureNet *s, const LayerNet *l, int half)
+{
+    Half h = {.s = s, .plan = l->plan, .norm = half == ATTN ? &l->plan->attn : &l->plan->ffn, .net = &l->norm[half],
+              .rings = &l->rings.norm[half], .private = s->plan->private_part == PRIVATE_LAYERS, .name = half == ATTN ? "attention" : "ffn"};
+    h.count = group_kinds(half, h.kind);
+    for (unsigned k = 0; k < h.count; k++) h.outputs[k] = matrix_rows(&s->config, h.kind[k]);
+    return h;
+}
+
+static CHECKED Result half_exchange(const Half *h, const char *what)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s: %s", h->name, what);
+    return engine_exchange(h->s->e, name);
+}
+
+/* Matrices of the half that have low-rank factors. */
+static size_t half_factors(const Half *h)
+{
+    size_t count = 0;
+    for (unsigned k = 0; k < h->count; k++) count += h->net->b[k] != NULL;
+    return count;
+}
+
+/* The columns of matrix k in a stacked wire: `each` of every matrix with factors, or (0) all outputs of every matrix. */
+static Wire stacked_part(const Half *h, Wire a, unsigned k, size_t each)
+{
+    size_t from = 0;
+    for (unsigned i = 0; i < k; i++) from += each ? (size_t)(h->net->b[i] != NULL) * each : h->outputs[i];
+    return wire_columns(h->s->e, a, from, each ? each : h->outputs[k]);
+}
+
+/* Queues B z of every matrix that has one. z: stacked. */
+static void half_send_low_rank(const Half *h, Wire z, Pinning *out[GROUP_MOST])
+{
+    for (unsigned k = 0; k < h->count; k++)
+        out[k] = h->net->b[k] ? pinned_send(h->s->e, stacked_part(h, z, k, h->s->plan->rank), h->net->b[k]) : NULL;
+}
+
+/* W x of a lifted x, plus B z where there is one, at scale f in a ring of `room` bits above it. */
+static Wire half_matrix(const Half *h, Wire x, Pinning *low_rank, unsigned k, int room, unsigned f)
+{
+    Engine *e = h->s->e;
+    unsigned n = (unsigned)room + f;
+    Wire y = wire_to(e, wire_linear(e, x, &h->net->w[k]), n, f);
+    return low_rank ? wire_add(e, y, wire_to(e, pinned_take(e, low_rank), n, f)) : y;
+}
+
+static CHECKED Result half_fold(const Half *h, Wire x, Wire out[GROUP_MOST])
+{
+    Engine *e = h->s->e;
+    const NormPlan *n = h->norm;
+    const NormRings *r = h->rings;
+    Opened *xo = wire_open(e, wire_narrow(x, h->plan->residual.n)), *y[GROUP_MOST];
+    GUARD(half_exchange(h, "x"));
+    Wire lifted = {0}, stacked = {0};
+    Pinning *low_rank[GROUP_MOST] = {NULL};
+    if (!h->private) lifted = factor_mul(e, opened_factor(e, xo, (unsigned)r->lift), NULL, 1, (unsigned)r->lift);
+    Opened *index = norm_index_open(h->s, xo, h->plan->residual.f, &n->rsqrt, n->sum, (unsigned)r->lift, NULL);
+    if (h->private) {
+        stacked = wire_to(e, pinned_open(e, xo, h->net->a), n->product.n, n->product.f);
+        for (unsigned k = 0; k < h->count; k++) y[k] = wire_open(e, stacked_part(h, stacked, k, 0));
+    } else if (h->net->a) {
+        half_send_low_rank(h, wire_to(e, pinned_open(e, xo, h->net->a), n->low_rank.n, n->low_rank.f), low_rank);
+    }
+    GUARD(half_exchange(h, h->private ? "mean square index; y" : "mean square index; z to the server"));
+    Looked *look = lookup_select(e, index, h->net->rsqrt);
+    for (unsigned k = 0; k < h->count && !h->private; k++)
+        y[k] = wire_open(e, half_matrix(h, lifted, low_rank[k], k, (int)n->product.n - (int)n->product.f, n->product.f));
+    GUARD(half_exchange(h, h->private ? "1/rms columns" : "1/rms columns; y"));
+    const Factor *inverse = looked_factor(e, look, (unsigned)r->times);
+    for (unsigned k = 0; k < h->count; k++) {
+        unsigned ring = (unsigned)(r->room[k] + r->inverse_f) + n->product.f;
+        out[k] = factor_mul(e, opened_factor(e, y[k], ring), inverse, h->outputs[k], ring);
+    }
+    return OK;
+}
+
+/* x / rms where the matrices want it: lifted, or in the ring of the private matrix. z / rms leaves beside the opening. */
+static CHECKED Result half_normed(const Half *h, Opened *xo, Opened *zo, Opened *inverse, Wire *normed, Pinning *low_rank[GROUP_MOST])
+{
+    Engine *e = h->s->e;
+    const NormPlan *n = h->norm;
+    const NormRings *r = h->rings;
+    unsigned times = (unsigned)r->times, times_z = (unsigned)r->times_low_rank;
+    *normed = factor_mul(e, opened_factor(e, xo, times), opened_factor(e, inverse, times), h->s->config.width, times);
+    *normed = wire_to(e, *normed, n->normed.n, n->normed.f);
+    if (!r->normed_opened) return OK;
+    Opened *opened = wire_open(e, *normed);
+    if (zo) {
+        size_t ranks = half_factors(h) * h->s->plan->rank;
+        Wire zn = factor_mul(e, opened_factor(e, zo, times_z), opened_factor(e, inverse, times_z), ranks, times_z);
+        half_send_low_rank(h, wire_to(e, zn, n->low_rank_normed.n, n->low_rank_normed.f), low_rank);
+    }
+    GUARD(half_exchange(h, zo ? "x / rms; z to the server" : "x / rms"));
+    *normed = factor_mul(e, opened_factor(e, opened, (unsigned)r->lift), NULL, 1, (unsigned)r->lift);
+    return OK;
+}
+
+static CHECKED Result half_lean(const Half *h, Wire x, Wire out[GROUP_MOST])
+{
+    Engine *e = h->s->e;
+    const NormPlan *n = h->norm;
+    const NormRings *r = h->rings;
+    Opened *xo = wire_open(e, wire_narrow(x, h->plan->residual.n)), *zo = NULL;
+    GUARD(half_exchange(h, "x"));
+    Opened *index = norm_index_open(h->s, xo, h->plan->residual.f, &n->rsqrt, n->sum, (unsigned)r->times, NULL);
+    if (!h->private && h->net->a) zo = wire_open(e, wire_to(e, pinned_open(e, xo, h->net->a), n->low_rank.n, n->low_rank.f));
+    GUARD(half_exchange(h, zo ? "mean square index; z" : "mean square index"));
+    Looked *look = lookup_select(e, index, h->net->rsqrt);
+    GUARD(half_exchange(h, "1/rms columns"));
+    Opened *inverse = wire_open(e, factor_mul(e, looked_factor(e, look, n->inverse.n), NULL, 1, n->inverse.n));
+    GUARD(half_exchange(h, "1/rms"));
+    Wire normed;
+    Pinning *low_rank[GROUP_MOST] = {NULL};
+    GUARD(half_normed(h, xo, zo, inverse, &normed, low_rank));
+    if (!h->private) {
+        for (unsigned k = 0; k < h->count; k++) out[k] = half_matrix(h, normed, low_rank[k], k, r->room[k], n->product.f);
+        return OK;
+    }
+    Pinning *sent = pinned_send(e, normed, h->net->a);
+    GUARD(half_exchange(h, "x / rms to the server"));
+    Wire stacked = pinned_take(e, sent);
+    for (unsigned k = 0; k < h->count; k++)
+        out[k] = wire_to(e, stacked_part(h, stacked, k, 0), (unsigned)r->room[k] + n->product.f, n->product.f);
+    return OK;
+}
+
+Result norm_matrices(SecureNet *s, const LayerNet *l, int half, Wire x, Wire out[GROUP_MOST])
+{
+    Half h = half_of(s, l, half);
+    return s->plan->prefer == PREFER_BYTES ? half_lean(&h, x, out) : half_fold(&h, x, out);
+}

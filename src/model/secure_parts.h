@@ -1,0 +1,138 @@
+/* secure_parts.h - what the files of the secure half share (private to model/).
+ *
+ * A plan states the widths of opened wires; the rings of the products between two openings follow from them. They are
+ * derived here, once, by `layer_rings`, for the code that computes in them and for the checker that proves them. */
+#ifndef MARILL_SECURE_PARTS_H
+#define MARILL_SECURE_PARTS_H
+
+#include "model/secure.h"
+
+enum { ATTN, FFN, HALVES };                    // the halves of a layer, each behind a norm of its own
+enum { GROUP_MOST = 3 };                       // matrices behind one norm
+
+/* The matrices behind the norm of a half: queries, keys, values; gate, up. Returns their number. */
+unsigned group_kinds(int half, MatrixKind out[GROUP_MOST]);
+
+// ---- rings (plan_rings.c) --------------------------------------------------------------------------------------------
+
+/* Signed, because a plan read from a file may ask for the impossible: plan_check wants every used one in 1..64. 0: unused. */
+typedef struct NormRings {
+    int inverse_f;                             // fraction bits of 1/rms
+    int room[GROUP_MOST], most;                // ring bits above the scale that each result needs; the largest
+    int lift;                                  // public base: x (fold) or x / rms (lean) where the matrices meet it
+    int times;                                 // product with 1/rms: of the largest y (fold), of x (lean)
+    int times_low_rank;                        // lean: product of z with 1/rms
+    int pinned_a, pinned_b;                    // rings of A (or of the private matrix) and of B
+    bool normed_opened;                        // lean: x / rms is opened, to be lifted
+} NormRings;
+
+typedef struct OutRings {                      // the output and the down projection
+    int lift;                                  // ring of the input: holds what both of the next need
+    int public, pinned_a, pinned_b;
+} OutRings;
+
+typedef struct LayerRings {
+    NormRings norm[HALVES];
+    int exp_times;                             // lookup of exp
+    int sum_f, sum_times;                      // fraction bits of 1/sum as it is multiplied; lean: ring of its lookup
+    int mix_times;                             // product of the mixed values with 1/sum
+    OutRings out, down;
+} LayerRings;
+
+void layer_rings(LayerRings *r, const Plan *p, uint32_t layer);
+int lookup_f(const LookupSpec *s);             // fraction bits of a rank-2 result
+
+/* Index of 1/rms: the sum of squares is read as one of 2^square_bits(width) numbers, so that it is near the mean square. */
+unsigned square_bits(uint32_t width);          // ceil(log2 width)
+/* Ring of the product x / rms, normalised x times the head. */
+int final_times(const Plan *p);
+
+// ---- from ranges to a plan (plan_fit.c) ------------------------------------------------------------------------------
+
+/* What calibration saw: largest magnitudes, and the mean squares that the norms see. Low-rank values as balanced. */
+typedef struct LayerSeen {
+    double residual, square_low[HALVES], square_high[HALVES], normed[HALVES], product[HALVES], low_rank[HALVES];
+    double query, key, value, score, mixed, gate, up;
+} LayerSeen;
+typedef struct PlanSeen {
+    LayerSeen *layer;                          // (layers)
+    double residual, square_low, square_high, logit;           // at the final norm and the head
+} PlanSeen;
+/* Chooses every width and table of p, whose mode, context, frozen, layers, rank and adapted are set. Fails where the ranges
+ * do not fit 64 bits. */
+CHECKED Result plan_fit(Plan *p, const PlanSeen *seen, const Model *m);
+
+// ---- private and public integers (secure_weights.c) ------------------------------------------------------------------
+
+/* The pinned matrices of a layer: stacked factors A of a half, or under PRIVATE_LAYERS its stacked matrices, and factors B. */
+typedef enum { PIN_A_ATTN, PIN_B_Q, PIN_B_K, PIN_B_V, PIN_A_OUT, PIN_B_OUT, PIN_A_FFN, PIN_B_GATE, PIN_B_UP, PIN_A_DOWN, PIN_B_DOWN, PIN_COUNT } Pin;
+extern const char *const pin_names[PIN_COUNT];
+typedef struct PinShape { size_t outputs, inputs; unsigned n; } PinShape;    // outputs 0: there is none
+PinShape pin_shape(const Plan *p, const ModelConfig *c, uint32_t layer, Pin pin);
+/* Its integers (outputs, inputs), at S and CLEAR. */
+CHECKED Result pin_weights(int32_t **out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, Pin pin, Arena *arena);
+Pin pin_of_b(MatrixKind kind);
+/* The integers of a public matrix of a secure layer, the norm's gain and the queries' 1 / sqrt(head_dim) folded in. */
+CHECKED Result public_weights(int16_t **out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena);
+CHECKED Result public_head(int16_t **out, const Plan *p, const Model *m, Arena *arena);
+/* The largest |w| of a matrix as it is quantised. */
+double public_largest(const Model *m, uint32_t layer, MatrixKind kind);
+double head_largest(const Model *m);
+/* Rank j of a pair is used as 2^k A_j and 2^-k B_j, which balances their rounding; this is k. */
+int factor_balance(const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, uint32_t j);
+
+// ---- angles (secure_rope.c) ------------------------------------------------------------------------------------------
+
+/* cos and sin as integers of f fraction bits, (positions, head_dim / 2, 2): the same on every machine. */
+void rope_integers(int32_t *out, const ModelConfig *c, uint32_t positions, unsigned f);
+
+// ---- the network -----------------------------------------------------------------------------------------------------
+
+typedef struct NormNet {
+    const Table *rsqrt;
+    PublicMatrix w[GROUP_MOST];                // where public
+    const Pinned *a, *b[GROUP_MOST];           // NULL where there is none
+} NormNet;
+
+typedef struct LayerNet {
+    const LayerPlan *plan;
+    LayerRings rings;
+    NormNet norm[HALVES];
+    PublicMatrix out, down;
+    const Pinned *out_a, *out_b, *down_a, *down_b;
+    const Table *score_exp, *sum_coarse, *sum_fine, *silu;
+    const int32_t *rope;                       // (context, head_dim / 2, 2)
+    Cache *keys, *values;
+} LayerNet;
+
+struct SecureNet {
+    Engine *e;
+    ModelConfig config;
+    const Plan *plan;
+    uint32_t past;
+    LayerNet *layer;                           // (plan->layers)
+    PublicMatrix head;
+    const Table *final_norm;
+    Table **table;                             // each distinct one once
+    size_t tables;
+    Pinned **pin;                              // in the order of the setup message
+    size_t pins;
+};
+
+/* One secure layer: x := its output. known: S and CLEAR, where the layer's first exchange enters the known prefix. */
+CHECKED Result layer_forward(SecureNet *s, LayerNet *l, Wire *x, bool enter_known, const float *known_keys, const float *known_values);
+/* The matrices of a half applied to x / rms, in rings of room + f bits (secure_norm.c). */
+CHECKED Result norm_matrices(SecureNet *s, const LayerNet *l, int half, Wire x, Wire out[GROUP_MOST]);
+/* x / rms in ring `times`, in 3 exchanges: the final norm, whose x has few words. rows: one word for each row of the batch
+ * that x has words for. sum: ring of the sum of squares. */
+CHECKED Result norm_fused(SecureNet *s, Wire *out, Wire x, const Layout *rows, Width opened, const Table *rsqrt, unsigned sum, unsigned times);
+
+/* Calls visit for every lookup of the plan, in a fixed order. */
+void plan_lookups(const Plan *p, void (*visit)(void *ctx, const LookupSpec *s), void *ctx);
+bool lookup_same(const LookupSpec *a, const LookupSpec *b);
+/* Every lookup's table once: equal lookups share one. Returns their number; the tables' memory ends with tables_free. */
+size_t tables_new(const Plan *p, Table ***out, Arena *a);
+const Table *tables_find(Table *const *tables, size_t count, const LookupSpec *s);
+void tables_free(Table **tables, size_t count);
+
+#endif

@@ -1,0 +1,274 @@
+/* secure_weights.c - the integers that the secure layers compute with, and what is hashed of them.
+ *
+ * A norm's gain and the queries' 1 / sqrt(head_dim) are real factors of the weights before they are rounded, so they cost
+ * nothing online. Products are of IEEE doubles in a fixed order and rounding is to nearest, ties to even: the public
+ * integers, which both sides must agree on, come out the same on every machine. */
+#include <math.h>
+#include "model/secure_parts.h"
+
+const char *const pin_names[PIN_COUNT] = {"attention A", "query B", "key B", "value B", "output A", "output B",
+                                          "ffn A", "gate B", "up B", "down A", "down B"};
+
+static const float *gain_of(const Model *m, uint32_t layer, MatrixKind kind)
+{
+    const LayerWeights *w = &m->layer[layer];
+    if (kind == MAT_Q || kind == MAT_K || kind == MAT_V) return w->attn_norm;
+    return kind == MAT_GATE || kind == MAT_UP ? w->ffn_norm : NULL;
+}
+
+static double scale_of(const ModelConfig *c, MatrixKind kind) { return kind == MAT_Q ? 1 / sqrt((double)c->head_dim) : 1; }
+
+// ---- public integers -------------------------------------------------------------------------------------------------
+
+typedef struct Scaled { const float *w, *gain; double scale; size_t rows, cols; } Scaled;
+
+static Scaled scaled_matrix(const Model *m, uint32_t layer, MatrixKind kind)
+{
+    const ModelConfig *c = &m->config;
+    return (Scaled){m->layer[layer].mat[kind], gain_of(m, layer, kind), scale_of(c, kind), matrix_rows(c, kind), matrix_cols(c, kind)};
+}
+
+static Scaled scaled_head(const Model *m) { return (Scaled){m->head, m->final_norm, 1, m->config.vocab, m->config.width}; }
+
+static double scaled_at(const Scaled *s, size_t i, size_t j)
+{
+    return (double)s->w[i * s->cols + j] * (s->gain ? (double)s->gain[j] : 1) * s->scale;
+}
+
+static double scaled_largest(Scaled s)
+{
+    double most = 0;
+    for (size_t i = 0; i < s.rows; i++)
+        for (size_t j = 0; j < s.cols; j++) most = fmax(most, fabs(scaled_at(&s, i, j)));
+    return most;
+}
+
+double public_largest(const Model *m, uint32_t layer, MatrixKind kind) { return scaled_largest(scaled_matrix(m, layer, kind)); }
+double head_largest(const Model *m) { return scaled_largest(scaled_head(m)); }
+
+static CHECKED Result scaled_round(int16_t **out, Scaled s, unsigned f, const char *name, Arena *arena)
+{
+    int16_t *w = *out = arena_new(arena, int16_t, s.rows * s.cols);
+    for (size_t i = 0; i < s.rows; i++) {
+        for (size_t j = 0; j < s.cols; j++) {
+            double v = rint(ldexp(scaled_at(&s, i, j), (int)f));
+            if (!(fabs(v) <= INT16_MAX)) return fail(FAIL_DATA, "%s: a weight of %g does not fit the plan's %u fraction bits; the plan is of another model", name, ldexp(v, -(int)f), f);
+            w[i * s.cols + j] = (int16_t)v;
+        }
+    }
+    return OK;
+}
+
+Result public_weights(int16_t **out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena)
+{
+    Result r = scaled_round(out, scaled_matrix(m, p->frozen + layer, kind), p->layer[layer].weight_f[kind], matrix_names[kind], arena);
+    return failed(r) ? fail_in(r, "layer %u", p->frozen + layer) : OK;
+}
+
+Result public_head(int16_t **out, const Plan *p, const Model *m, Arena *arena)
+{
+    return scaled_round(out, scaled_head(m), p->head_f, "head", arena);
+}
+
+// ---- private integers ------------------------------------------------------------------------------------------------
+
+static const struct { MatrixKind kind; bool b; int half; } pin_part[PIN_COUNT] = {
+    [PIN_A_ATTN] = {MAT_Q, false, ATTN}, [PIN_B_Q] = {MAT_Q, true, ATTN}, [PIN_B_K] = {MAT_K, true, ATTN}, [PIN_B_V] = {MAT_V, true, ATTN},
+    [PIN_A_OUT] = {MAT_O, false, HALVES}, [PIN_B_OUT] = {MAT_O, true, HALVES},
+    [PIN_A_FFN] = {MAT_GATE, false, FFN}, [PIN_B_GATE] = {MAT_GATE, true, FFN}, [PIN_B_UP] = {MAT_UP, true, FFN},
+    [PIN_A_DOWN] = {MAT_DOWN, false, HALVES}, [PIN_B_DOWN] = {MAT_DOWN, true, HALVES}};
+
+Pin pin_of_b(MatrixKind kind)
+{
+    for (Pin pin = 0; pin < PIN_COUNT; pin++)
+        if (pin_part[pin].b && pin_part[pin].kind == kind) return pin;
+    bug("no factor B");
+}
+
+/* The matrices that are stacked in a pinned one, in order. */
+static unsigned pin_kinds(const Plan *p, Pin pin, MatrixKind out[GROUP_MOST])
+{
+    MatrixKind all[GROUP_MOST] = {pin_part[pin].kind};
+    unsigned count = 1, used = 0;
+    if (!pin_part[pin].b && pin_part[pin].half != HALVES) count = group_kinds(pin_part[pin].half, all);
+    for (unsigned k = 0; k < count; k++)
+        if (p->private_part == PRIVATE_LAYERS ? !pin_part[pin].b : p->adapted[all[k]]) out[used++] = all[k];
+    return used;
+}
+
+PinShape pin_shape(const Plan *p, const ModelConfig *c, uint32_t layer, Pin pin)
+{
+    MatrixKind kind[GROUP_MOST];
+    unsigned count = pin_kinds(p, pin, kind);
+    PinShape s = {0};
+    if (count == 0) return s;
+    LayerRings r;
+    layer_rings(&r, p, layer);
+    bool b = pin_part[pin].b;
+    for (unsigned k = 0; k < count; k++) s.outputs += b || p->private_part == PRIVATE_LAYERS ? matrix_rows(c, kind[k]) : p->rank;
+    s.inputs = b ? p->rank : matrix_cols(c, kind[0]);
+    MatrixKind first = pin_part[pin].kind;
+    const OutRings *o = first == MAT_O ? &r.out : &r.down;
+    const NormRings *n = &r.norm[pin_part[pin].half == FFN ? FFN : ATTN];
+    if (first == MAT_O || first == MAT_DOWN) s.n = (unsigned)(b ? o->pinned_b : o->pinned_a);
+    else s.n = (unsigned)(b ? n->pinned_b : n->pinned_a);
+    return s;
+}
+
+static const LoraPair *pair_of(const Adapter *a, uint32_t layer, MatrixKind kind)
+{
+    const LoraPair *q = a ? &a->pair[layer][kind] : NULL;
+    return q && q->a && q->b ? q : NULL;
+}
+
+/* With A and B each rounded to the same step, the error of B A is least where both have the same size. */
+int factor_balance(const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, uint32_t j)
+{
+    const LoraPair *q = pair_of(a, layer, kind);
+    if (!q || j >= q->rank) return 0;
+    const float *gain = gain_of(m, layer, kind);
+    size_t rows = matrix_rows(&m->config, kind), cols = matrix_cols(&m->config, kind);
+    double in = 0, out = 0, scale = (double)q->scale * scale_of(&m->config, kind);
+    for (size_t i = 0; i < cols; i++) {
+        double v = (double)q->a[j * cols + i] * (gain ? (double)gain[i] : 1);
+        in += v * v;
+    }
+    for (size_t i = 0; i < rows; i++) {
+        double v = (double)q->b[i * q->rank + j] * scale;
+        out += v * v;
+    }
+    if (!(in > 0) || !(out > 0)) return 0;
+    double k = rint(log2(out / (double)rows / (in / (double)cols)) / 4);
+    return (int)fmin(fmax(k, -16), 16);
+}
+
+static CHECKED Result private_round(int32_t *out, double v, unsigned f)
+{
+    double w = rint(ldexp(v, (int)f));
+    if (!(fabs(w) <= 1 << 30)) return fail(FAIL_DATA, "a private weight of %g does not fit the plan's %u fraction bits", v, f);
+    *out = (int32_t)w;
+    return OK;
+}
+
+/* W, with the adapter merged into it. */
+static CHECKED Result private_matrix(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
+{
+    Scaled s = scaled_matrix(m, layer, kind);
+    const LoraPair *q = pair_of(a, layer, kind);
+    for (size_t i = 0; i < s.rows; i++) {
+        for (size_t j = 0; j < s.cols; j++) {
+            double v = scaled_at(&s, i, j), delta = 0;
+            for (uint32_t r = 0; q && r < q->rank; r++) delta += (double)q->b[i * q->rank + r] * (double)q->a[r * s.cols + j];
+            if (q) v += delta * (double)q->scale * (s.gain ? (double)s.gain[j] : 1) * s.scale;
+            GUARD(private_round(&out[i * s.cols + j], v, p->adapter_f));
+        }
+    }
+    return OK;
+}
+
+static CHECKED Result private_factor_a(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
+{
+    const LoraPair *q = pair_of(a, layer, kind);
+    const float *gain = gain_of(m, layer, kind);
+    size_t cols = matrix_cols(&m->config, kind);
+    for (uint32_t r = 0; q && r < q->rank; r++) {
+        int k = factor_balance(m, a, layer, kind, r);
+        for (size_t j = 0; j < cols; j++)
+            GUARD(private_round(&out[r * cols + j], ldexp((double)q->a[r * cols + j] * (gain ? (double)gain[j] : 1), k), p->adapter_f));
+    }
+    return OK;
+}
+
+static CHECKED Result private_factor_b(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
+{
+    const LoraPair *q = pair_of(a, layer, kind);
+    size_t rows = matrix_rows(&m->config, kind);
+    double scale = q ? (double)q->scale * scale_of(&m->config, kind) : 0;
+    for (uint32_t r = 0; q && r < q->rank; r++) {
+        int k = factor_balance(m, a, layer, kind, r);
+        for (size_t i = 0; i < rows; i++)
+            GUARD(private_round(&out[i * p->rank + r], ldexp((double)q->b[i * q->rank + r] * scale, -k), p->adapter_f));
+    }
+    return OK;
+}
+
+Result pin_weights(int32_t **out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, Pin pin, Arena *arena)
+{
+    PinShape s = pin_shape(p, &m->config, layer, pin);
+    MatrixKind kind[GROUP_MOST];
+    unsigned count = pin_kinds(p, pin, kind);
+    int32_t *w = *out = arena_new(arena, int32_t, s.outputs * s.inputs);
+    uint32_t at = p->frozen + layer;
+    for (unsigned k = 0; k < count; k++) {
+        const LoraPair *q = pair_of(a, at, kind[k]);
+        if (q && q->rank > p->rank && p->private_part == PRIVATE_LORA) return fail(FAIL_DATA, "the adapter has rank %u, the plan %u", q->rank, p->rank);
+        Result r;
+        if (pin_part[pin].b) r = private_factor_b(w, p, m, a, at, kind[k]);
+        else if (p->private_part == PRIVATE_LAYERS) r = private_matrix(w, p, m, a, at, kind[k]);
+        else r = private_factor_a(w, p, m, a, at, kind[k]);
+        if (failed(r)) return fail_in(r, "layer %u %s", at, matrix_names[kind[k]]);
+        w += s.inputs * (p->private_part == PRIVATE_LAYERS ? matrix_rows(&m->config, kind[k]) : p->rank);
+    }
+    return OK;
+}
+
+// ---- hashes ----------------------------------------------------------------------------------------------------------
+
+static void hash_integers(Hash *h, const void *data, size_t count, unsigned bytes)
+{
+    uint8_t little[4096];
+    const uint8_t *in = data;
+    for (size_t i = 0; i < count;) {
+        size_t n = 0;
+        for (; i < count && n + bytes <= sizeof little; i++) {
+            uint32_t v = bytes == 2 ? (uint16_t)((const int16_t *)(const void *)in)[i] : (uint32_t)((const int32_t *)(const void *)in)[i];
+            for (unsigned b = 0; b < bytes; b++) little[n++] = (uint8_t)(v >> 8 * b);
+        }
+        hash_add(h, little, n);
+    }
+    wipe(little, sizeof little);
+}
+
+Result public_hash(const Plan *p, const Model *m, uint8_t out[HASH_BYTES])
+{
+    const ModelConfig *c = &m->config;
+    Hash h;
+    hash_init(&h);
+    Result r = OK;
+    for (uint32_t l = 0; l <= p->layers && !failed(r); l++) {
+        for (MatrixKind k = 0; k < MAT_COUNT && !failed(r); k++) {
+            bool head = l == p->layers;
+            if (head ? k > 0 : p->private_part == PRIVATE_LAYERS) continue;
+            Arena a;
+            arena_init(&a, false);
+            int16_t *w;
+            r = head ? public_head(&w, p, m, &a) : public_weights(&w, p, m, l, k, &a);
+            if (!failed(r)) hash_integers(&h, w, head ? (size_t)c->vocab * c->width : (size_t)matrix_rows(c, k) * matrix_cols(c, k), 2);
+            arena_free(&a);
+        }
+    }
+    hash_end(&h, out);
+    return r;
+}
+
+Result private_commitment(const Plan *p, const Model *m, const Adapter *a, const uint8_t salt[KEY_BYTES], uint8_t out[HASH_BYTES])
+{
+    Hash h;
+    hash_init(&h);
+    hash_add(&h, salt, KEY_BYTES);
+    Result r = OK;
+    for (uint32_t l = 0; l < p->layers && !failed(r); l++) {
+        for (Pin pin = 0; pin < PIN_COUNT && !failed(r); pin++) {
+            PinShape s = pin_shape(p, &m->config, l, pin);
+            if (s.outputs == 0) continue;
+            Arena arena;
+            arena_init(&arena, true);
+            int32_t *w;
+            r = pin_weights(&w, p, m, a, l, pin, &arena);
+            if (!failed(r)) hash_integers(&h, w, s.outputs * s.inputs, 4);
+            arena_free(&arena);
+        }
+    }
+    hash_end(&h, out);
+    return r;
+}
