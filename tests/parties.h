@@ -117,6 +117,12 @@ static void parties_run(Party party[5], void (*program)(Party *), void *ctx)
     CHECK_EQUAL(channel_count(cs[0]).sent, c.bytes.client_to_server);
     CHECK_EQUAL(channel_count(cs[1]).sent, c.bytes.server_to_client);
     CHECK_EQUAL(channel_count(ts[1]).sent, c.bytes.third_to_server);
+    for (int i = 0; i < 2; i++) channel_close(cs[i]), channel_close(ts[i]);
+}
+
+static void parties_end(Party party[5])
+{
+    for (int r = ROLE_CLIENT; r <= ROLE_COUNT; r++) engine_free(party[r].engine), arena_free(&party[r].session);
 }
 
 /* C's and S's recorded shares must be those of CLEAR, in the wire's ring. */
