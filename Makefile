@@ -1,0 +1,31 @@
+# Marill. `make` installs what is missing and builds; `make test` tests; `make demo` translates privately on this machine.
+.PHONY: all setup build test sanitize demo fuzz bench clean
+
+all: build
+
+setup:
+	@tools/setup
+
+build: setup
+	@cmake -S . -B build -DCMAKE_BUILD_TYPE=Release > build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }; rm -f build.log
+	@cmake --build build -j$$(nproc)
+
+test: build
+	@cd build && ctest --output-on-failure --no-tests=error
+
+# The same tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: setup
+	@cmake -S . -B build-sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSANITIZE=ON > /dev/null
+	@cmake --build build-sanitize -j$$(nproc)
+	@cd build-sanitize && ctest --output-on-failure --no-tests=error
+
+demo: build
+	@build/marill demo
+
+# Runs every fuzz target for FUZZ_SECONDS each (needs clang).
+FUZZ_SECONDS ?= 30
+fuzz: setup
+	@tools/fuzz $(FUZZ_SECONDS)
+
+clean:
+	rm -rf build build-sanitize build-fuzz
