@@ -9,7 +9,15 @@
 #include "test.h"
 
 typedef struct Ends { Channel *a, *b; } Ends;
-typedef struct Server { Listener *l; const Identity *me; const uint8_t (*allowed)[32]; size_t count, which; Channel *c; Result r; char text[512]; } Server;
+typedef struct Server {
+    Listener *l;
+    const Identity *me;
+    const uint8_t (*allowed)[32];
+    size_t count, which;
+    Channel *c;
+    Result r;
+    char text[512];
+} Server;
 
 static pthread_t spawn(void *(*body)(void *), void *ctx)
 {
@@ -451,8 +459,26 @@ static void *exchange_rounds(void *ctx)
     return NULL;
 }
 
+static void *answer_rounds(void *ctx)
+{
+    const Rounds *r = ctx;
+    uint8_t *in = malloc(r->len);
+    for (int i = 0; i < r->count; i++) {
+        CHECK_OK(channel_expect(r->c, in, r->len, "question"));
+        CHECK_OK(channel_send(r->c, in, r->len));
+    }
+    free(in);
+    return NULL;
+}
+
 static void show_rounds(const char *name, Ends e)
 {
+    Rounds there = {e.b, 1024, 10000}, here = {e.a, 1024, 10000};
+    double start = clock_seconds();
+    pthread_t other = spawn(answer_rounds, &there);
+    exchange_rounds(&here);
+    pthread_join(other, NULL);
+    printf("    %s: there and back with 1024 bytes: %.1f us\n", name, (clock_seconds() - start) / here.count * 1e6);
     for (size_t len = 1024; len <= 16 << 20; len *= 128) {
         Rounds a = {e.a, len, (int)((64 << 20) / (len + 16384))}, b = {e.b, len, a.count};
         double begin = clock_seconds();

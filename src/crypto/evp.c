@@ -138,7 +138,8 @@ static EVP_CIPHER_CTX *seal_begin(const uint8_t key[KEY_BYTES], const void *boun
     return c;
 }
 
-void seal(uint8_t *out, uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len, const void *data, size_t len)
+void seal(uint8_t *out, uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len,
+          const void *data, size_t len)
 {
     EVP_CIPHER_CTX *c = seal_begin(key, bound, bound_len, 1);
     uint8_t none[16];
@@ -149,7 +150,8 @@ void seal(uint8_t *out, uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], con
     EVP_CIPHER_CTX_free(c);
 }
 
-bool unseal(uint8_t *out, const uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len, const void *data, size_t len)
+bool unseal(uint8_t *out, const uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len,
+            const void *data, size_t len)
 {
     EVP_CIPHER_CTX *c = seal_begin(key, bound, bound_len, 0);
     uint8_t want[SEAL_TAG], none[16];

@@ -29,7 +29,8 @@ static uint64_t u64_at(const uint8_t *p)
 }
 
 /* What a segment's seal is bound to, and its key. */
-static void segment_terms(uint8_t bound[BOUND], uint8_t key[KEY_BYTES], const uint8_t head_hash[HASH_BYTES], uint64_t i, const uint8_t tape_key[KEY_BYTES])
+static void segment_terms(uint8_t bound[BOUND], uint8_t key[KEY_BYTES], const uint8_t head_hash[HASH_BYTES], uint64_t i,
+                          const uint8_t tape_key[KEY_BYTES])
 {
     memcpy(bound, head_hash, HASH_BYTES);
     memcpy(bound + HASH_BYTES, &i, sizeof i);

@@ -41,7 +41,8 @@ static Result address_find(struct addrinfo **out, const char *host, uint16_t por
 static void address_text(char *out, size_t size, const struct sockaddr *a, socklen_t len)
 {
     char host[NI_MAXHOST], port[NI_MAXSERV];
-    if (getnameinfo(a, len, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0) snprintf(out, size, "unknown address");
+    int bad = getnameinfo(a, len, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV);
+    if (bad) snprintf(out, size, "unknown address");
     else snprintf(out, size, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 }
 

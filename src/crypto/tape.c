@@ -129,7 +129,8 @@ static Result state_parse(Tape *t, const uint8_t *data, size_t len)
     Cursor c = {data, len, 0, t->path};
     const uint8_t *p, *sum;
     uint8_t hash[HASH_BYTES];
-    if (len < sizeof magic + HASH_BYTES || memcmp(data, magic, sizeof magic) != 0) return fail(FAIL_DATA, "%s: is not the state of a tape", t->path);
+    if (len < sizeof magic + HASH_BYTES || memcmp(data, magic, sizeof magic) != 0)
+        return fail(FAIL_DATA, "%s: is not the state of a tape", t->path);
     hash_bytes(hash, data, len - HASH_BYTES);
     if (memcmp(hash, data + len - HASH_BYTES, HASH_BYTES) != 0) return fail(FAIL_DATA, "%s: is damaged: its checksum is wrong", t->path);
     GUARD(cursor_take(&c, &p, sizeof magic));
@@ -142,7 +143,8 @@ static Result state_parse(Tape *t, const uint8_t *data, size_t len)
     memcpy(t->key, p, KEY_BYTES);
     GUARD(cursor_take(&c, &sum, HASH_BYTES));
     GUARD(cursor_end(&c));
-    if (t->mark > t->segments) return fail(FAIL_DATA, "%s: is damaged: %" PRIu64 " of %" PRIu64 " segments used", t->path, t->mark, t->segments);
+    if (t->mark > t->segments)
+        return fail(FAIL_DATA, "%s: is damaged: %" PRIu64 " of %" PRIu64 " segments used", t->path, t->mark, t->segments);
     return OK;
 }
 

@@ -72,7 +72,8 @@ static BIO *bio_over(Tls *t)
     pthread_mutex_lock(&lock);
     if (!method) {
         method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "marill socket");
-        ASSERT(method && BIO_meth_set_write(method, bio_write) && BIO_meth_set_read(method, bio_read) && BIO_meth_set_ctrl(method, bio_control));
+        ASSERT(method && BIO_meth_set_write(method, bio_write) && BIO_meth_set_read(method, bio_read));
+        ASSERT(BIO_meth_set_ctrl(method, bio_control));
     }
     pthread_mutex_unlock(&lock);
     BIO *b = BIO_new(method);
@@ -273,7 +274,7 @@ static Result handshake(Tls *t, double deadline)
         int error = SSL_get_error(t->ssl, n);
         const char *reason = error == SSL_ERROR_SSL ? ERR_reason_error_string(ERR_peek_last_error()) : NULL;
         if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE)
-            return fail(FAIL_PEER, "the %s did not complete the TLS handshake: %s", t->link.peer, reason ? reason : "it closed the connection");
+            return fail(FAIL_PEER, "the %s did not complete the TLS handshake: %s", t->link.peer, reason ? reason : "it closed it");
         if (!socket_wait(t->fd, error == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, deadline))
             return fail(FAIL_PEER, "the %s did not complete the TLS handshake within %d s", t->link.peer, HANDSHAKE_SECONDS);
     }
@@ -290,8 +291,8 @@ static bool peer_key(const Tls *t, uint8_t out[32])
 }
 
 /* Makes a channel of a connected socket, which it owns (also when it fails). */
-static Result tls_open(Channel **out, size_t *which, int fd, const char *name, bool server, const Identity *me, const uint8_t (*allowed)[32],
-                       size_t count)
+static Result tls_open(Channel **out, size_t *which, int fd, const char *name, bool server, const Identity *me,
+                       const uint8_t (*allowed)[32], size_t count)
 {
     static const LinkKind kind = {tls_write, tls_read, tls_close};
     const double deadline = clock_seconds() + HANDSHAKE_SECONDS;
@@ -334,7 +335,8 @@ static Result tls_open(Channel **out, size_t *which, int fd, const char *name, b
     return OK;
 }
 
-Result channel_accept(Channel **out, size_t *which, Listener *l, const Identity *me, const uint8_t (*allowed)[32], size_t count, double timeout)
+Result channel_accept(Channel **out, size_t *which, Listener *l, const Identity *me, const uint8_t (*allowed)[32], size_t count,
+                      double timeout)
 {
     char from[64], name[64];
     int fd;

@@ -8,9 +8,11 @@
 
 enum { SEAL_TAG = 16 };
 /* AES-256-GCM with a nonce of zeros: one key seals one message, ever. out: (len), tag: beside it. */
-void seal(uint8_t *out, uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len, const void *data, size_t len);
+void seal(uint8_t *out, uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len,
+          const void *data, size_t len);
 /* The inverse; false (out wiped) if anything was altered. */
-bool unseal(uint8_t *out, const uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len, const void *data, size_t len);
+bool unseal(uint8_t *out, const uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len,
+            const void *data, size_t len);
 
 /* Creates a file of mode 0600 that appears whole and durable or not at all. Fails if the path is taken. */
 CHECKED Result file_create(const char *path, const void *data, size_t len);
