@@ -55,10 +55,9 @@ static LookupSpec silu_spec(int range, int f)
                         .m0 = 16, .f1 = (unsigned)slope, .m1 = 8, .fp = 5, .gain = 1, .floor = -no_limit, .ceiling = no_limit};
 }
 
-/* 1/sum of sums in (e^-4, 2^bits), f fraction bits. One level for short rows, else 16 coarse cells looked at again. */
-static void sum_specs(LookupSpec *coarse, LookupSpec *fine, int bits, int f)
+/* 1/sum of sums in (e^-4, 2^bits), f fraction bits; steps of 2^-step. One level for short rows, else 16 coarse cells looked at again. */
+static void sum_specs(LookupSpec *coarse, LookupSpec *fine, int bits, int step, int f)
 {
-    const int step = 14;
     LookupSpec s = {.fn = FN_RECIPROCAL, .t = (unsigned)(bits + step), .k = 6, .f = (unsigned)step, .f0 = (unsigned)f, .m0 = 64, .f1 = (unsigned)(f - 6), .m1 = 64,
                     .fp = 6, .gain = 1, .floor = 0x1p-7, .ceiling = no_limit, .from_zero = true};
     *coarse = s, *fine = (LookupSpec){0};
@@ -216,7 +215,7 @@ static CHECKED Result fit_attention(const Fit *f, LayerPlan *l)
     int ring = above(l->attention) + (int)l->mix.f, bits = f->context_bits, fs = least(bits + (f->lean ? 13 : 16), 64 - ring);
     if (fs < bits + 9) return fail(FAIL_DATA, "layer %u: attention does not fit 64 bits", f->p->frozen + (uint32_t)(l - f->p->layer));
     if (f->lean) l->sum_inverse = width(least(ring + fs, 64 - (bits + 16 - fs)), fs);
-    sum_specs(&l->sum_coarse, &l->sum_fine, bits, f->lean ? bits + 16 : fs);
+    sum_specs(&l->sum_coarse, &l->sum_fine, bits, least(14, (int)l->exp.f), f->lean ? bits + 16 : fs);
     return OK;
 }
 

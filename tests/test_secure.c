@@ -1,0 +1,178 @@
+/* test_secure.c - the secure layers: against the float network, in batches and one by one, as three parties against the
+ * ideal functionality, in bytes and exchanges, and on a real checkpoint. */
+#define TEST_SECONDS 280
+#include "models.h"
+#include "model/secure.h"
+#include "parties.h"
+
+enum { EVERY = (1 << MAT_COUNT) - 1 };
+
+typedef struct Case { ModelConfig config; uint32_t frozen, rank; unsigned kinds; Prefer prefer; Private private_part; } Case;
+
+static const ModelConfig plain_shape = {.width = 32, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 48, .vocab = 40, .context = 24,
+                                        .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2};
+static const ModelConfig odd_shape = {.width = 30, .layers = 3, .heads = 6, .kv_heads = 2, .head_dim = 10, .ffn = 37, .vocab = 33, .context = 70,
+                                      .norm_eps = 1e-6f, .rope_theta = 500000, .rope = {8, 1, 4, 16}, .tied = true, .bos = 1, .eos = 2};
+static const ModelConfig one_head = {.width = 16, .layers = 1, .heads = 1, .kv_heads = 1, .head_dim = 16, .ffn = 24, .vocab = 17, .context = 12,
+                                     .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = -1, .eos = -1};
+
+static Model model;
+static Adapter adapter;
+static Plan plan;
+static const Adapter *with;                    // the adapter, or NULL
+static int32_t tokens[4096];
+
+static void setup(const Case *c)
+{
+    random_model(&model, &c->config, 1.5);
+    with = NULL;
+    if (c->rank) random_adapter(&adapter, &c->config, c->frozen, c->rank, c->kinds, 0.5), with = &adapter;
+    for (size_t i = 0; i < 600; i++) tokens[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
+    PlanOptions o = {0, c->frozen, c->prefer, c->private_part};
+    CHECK_OK(plan_make(&plan, &model, with, &o, tokens, 600));
+}
+
+/* Keys and values of BOS, and hidden states at the cut of `rows` tokens after it; want: logits of the float network. */
+typedef struct Prompt { const float *keys[32], *values[32]; float *x, *want; size_t rows; PlainState *state; } Prompt;
+static Arena prompt_arena;
+
+static Prompt prompt_new(const int32_t *ids, size_t rows)
+{
+    const ModelConfig *c = &model.config;
+    Prompt p = {.rows = rows};
+    arena_init(&prompt_arena, false);
+    p.state = plain_new(&model, with, plan.context, &prompt_arena);
+    p.x = arena_new(&prompt_arena, float, (rows + plan.known) * c->width);
+    p.want = arena_new(&prompt_arena, float, (rows + plan.known) * c->vocab);
+    int32_t *all = arena_new(&prompt_arena, int32_t, rows + plan.known);
+    for (uint32_t i = 0; i < plan.known; i++) all[i] = c->bos;
+    memcpy(all + plan.known, ids, rows * sizeof *ids);
+    CHECK_OK(plain_forward(p.state, p.want, all, rows + plan.known));
+    PlainState *cut = plain_new(&model, with, plan.context, &prompt_arena);
+    CHECK_OK(plain_embed(cut, p.x, all, rows + plan.known));
+    plain_layers(cut, p.x, rows + plan.known, 0, plan.frozen);
+    for (uint32_t l = 0; l < plan.layers; l++)
+        p.keys[l] = plain_keys(p.state, plan.frozen + l), p.values[l] = plain_values(p.state, plan.frozen + l);
+    p.x += plan.known * c->width, p.want += plan.known * c->vocab;
+    return p;
+}
+
+// ---- CLEAR -----------------------------------------------------------------------------------------------------------
+
+typedef struct Clear { Engine *e; Arena session; SecureNet *net; uint64_t segment; } Clear;
+
+static void clear_start(Clear *c)
+{
+    static const uint8_t seed[KEY_BYTES] = {3}, pad[KEY_BYTES] = {4};
+    *c = (Clear){.e = engine_new(ROLE_CLEAR, NULL, NULL)};
+    arena_init(&c->session, false);
+    engine_shared_seed(c->e, seed), engine_pad_seed(c->e, pad);
+    CHECK_OK(secure_new(&c->net, c->e, &c->session, &model.config, &plan, &model, with));
+}
+
+static void clear_end(Clear *c)
+{
+    secure_free(c->net);
+    engine_free(c->e);
+    arena_free(&c->session);
+}
+
+static void clear_batch(Clear *c, const Prompt *p, size_t from, size_t rows, float *logits, bool last_only)
+{
+    Party here = {.engine = c->e, .role = ROLE_CLEAR};
+    party_begin(&here, rows, c->segment);
+    c->segment += rows;
+    KnownPrefix known = {p->keys, p->values};
+    CHECK_OK(secure_forward(c->net, rows, p->x + from * model.config.width, &known, logits, last_only));
+}
+
+static double difference(const float *a, const float *b, size_t len, double *rms)
+{
+    double most = 0, sum = 0;
+    for (size_t i = 0; i < len; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        most = fmax(most, d), sum += d * d;
+    }
+    *rms = sqrt(sum / (double)len);
+    return most;
+}
+
+static const Case cases[] = {
+    {plain_shape, 0, 4, EVERY, PREFER_EXCHANGES, PRIVATE_LORA}, {plain_shape, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA},
+    {plain_shape, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS}, {plain_shape, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS},
+    {odd_shape, 1, 3, 1 << MAT_Q | 1 << MAT_V, PREFER_EXCHANGES, PRIVATE_LORA}, {odd_shape, 1, 3, 1 << MAT_O | 1 << MAT_UP | 1 << MAT_DOWN, PREFER_BYTES, PRIVATE_LORA},
+    {odd_shape, 1, 5, EVERY, PREFER_EXCHANGES, PRIVATE_LAYERS}, {odd_shape, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS},
+    {one_head, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LORA}, {one_head, 0, 2, 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LORA}};
+enum { CASES = sizeof cases / sizeof *cases };
+
+TEST(close_to_the_float_network)
+{
+    for (size_t i = 0; i < CASES; i++) {
+        setup(&cases[i]);
+        size_t rows = plan.context - plan.known, vocab = model.config.vocab;
+        Prompt p = prompt_new(tokens + 40, rows);
+        float *got = calloc(rows * vocab, sizeof *got);
+        Clear c;
+        clear_start(&c);
+        clear_batch(&c, &p, 0, rows - 2, got, false);
+        clear_batch(&c, &p, rows - 2, 1, got + (rows - 2) * vocab, false);
+        clear_batch(&c, &p, rows - 1, 1, got + (rows - 1) * vocab, true);
+        double rms, zero_rms, most = difference(got, p.want, rows * vocab, &rms);
+        difference(calloc(rows * vocab, sizeof *got), p.want, rows * vocab, &zero_rms);
+        printf("    case %zu: logits of rms %.3f, error max %.4f, rms %.5f\n", i, zero_rms, most, rms);
+        CHECK(most < 0.1 * zero_rms && rms < 0.02 * zero_rms);
+        clear_end(&c);
+    }
+}
+
+// ---- three parties ---------------------------------------------------------------------------------------------------
+
+enum { FIRST = 5, THEN = 2, ALL = FIRST + THEN };
+typedef struct Run { Prompt prompt; float *logits[5]; size_t rows; } Run;
+
+static void program(Party *p)
+{
+    Run *run = p->ctx;
+    bool private = p->role == ROLE_SERVER || p->role == ROLE_CLEAR, client = p->role == ROLE_CLIENT || p->role == ROLE_CLEAR;
+    SecureNet *net;
+    Pinned *const *pins;
+    CHECK_OK(secure_new(&net, p->engine, &p->session, &model.config, &plan, private || client ? &model : NULL, private ? with : NULL));
+    for (size_t i = 0, count = secure_pins(net, &pins); i < count; i++) party_pin(p, pins[i]);
+    KnownPrefix known = {run->prompt.keys, run->prompt.values};
+    size_t width = model.config.width, vocab = model.config.vocab;
+    float *logits = run->logits[p->role] = arena_new(&p->session, float, ALL * vocab);
+    for (size_t at = 0, rows = FIRST; at < ALL; at += rows, rows = 1) {
+        party_begin(p, rows, at);
+        CHECK_OK(secure_forward(net, rows, client ? run->prompt.x + at * width : NULL, private ? &known : NULL, logits + at * vocab, at + 1 == ALL));
+    }
+    CHECK_EQUAL(plan.known + ALL, secure_past(net));
+    secure_free(net);
+}
+
+TEST(three_parties_give_what_the_specification_gives)
+{
+    for (size_t i = 0; i < CASES; i++) {
+        setup(&cases[i]);
+        Run run = {.prompt = prompt_new(tokens + 40, ALL)};
+        Party party[5];
+        parties_run(party, program, &run);
+        for (size_t j = 0; j < ALL * model.config.vocab; j++) CHECK(run.logits[ROLE_CLEAR][j] == run.logits[ROLE_CLIENT][j]);
+        Cost total = {0};
+        for (uint32_t at = 0, rows = FIRST; at < ALL; at += rows, rows = 1) {
+            Cost c;
+            CHECK_OK(plan_cost(&c, &plan, &model.config, at ? plan.known + at : 0, rows, at + 1 == ALL));
+            total.exchanges += c.exchanges, total.bytes.client_to_server += c.bytes.client_to_server;
+            total.bytes.server_to_client += c.bytes.server_to_client, total.bytes.third_to_server += c.bytes.third_to_server;
+            if (cases[i].private_part == PRIVATE_LAYERS || cases[i].kinds == EVERY)
+                CHECK_EQUAL(plan.layers * (cases[i].prefer == PREFER_BYTES ? 23 : 18) + 5, c.exchanges);
+        }
+        Cost spent = engine_cost(party[ROLE_SERVER].engine);
+        CHECK_EQUAL(total.exchanges, spent.exchanges);
+        CHECK_EQUAL(total.bytes.client_to_server, spent.bytes.client_to_server);
+        CHECK_EQUAL(total.bytes.server_to_client, spent.bytes.server_to_client);
+        CHECK_EQUAL(total.bytes.third_to_server, spent.bytes.third_to_server);
+        parties_end(party);
+    }
+}
+
+int main(int argc, char **argv) { num_init(false); crypto_init(false); return test_main(argc, argv); }
