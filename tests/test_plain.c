@@ -160,7 +160,7 @@ TEST(threads_change_no_product)
     threads_start(4);
     linear_forward(want, in, w, ROWS, N, K, false);
     int wrong = 0;
-    for (int i = 0; i < 5000; i++) {
+    for (int i = 0; i < 20000; i++) {
         linear_forward(got, in, w, ROWS, N, K, false);
         wrong += memcmp(want, got, sizeof want) != 0;
     }
