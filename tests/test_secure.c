@@ -125,6 +125,25 @@ TEST(close_to_the_float_network)
     }
 }
 
+/* Masks belong to positions, not to batches: a prompt at once is the prompt token by token, bit for bit. */
+TEST(a_batch_is_its_positions_one_by_one)
+{
+    for (size_t i = 0; i < CASES; i++) {
+        setup(&cases[i]);
+        size_t rows = 9, vocab = model.config.vocab;
+        Prompt p = prompt_new(tokens + 40, rows);
+        float *at_once = calloc(rows * vocab, sizeof *at_once), *each = calloc(rows * vocab, sizeof *each);
+        Clear c;
+        clear_start(&c);
+        clear_batch(&c, &p, 0, rows, at_once, false);
+        clear_end(&c);
+        clear_start(&c);
+        for (size_t r = 0; r < rows; r++) clear_batch(&c, &p, r, 1, each + r * vocab, false);
+        clear_end(&c);
+        for (size_t j = 0; j < rows * vocab; j++) CHECK(at_once[j] == each[j]);
+    }
+}
+
 // ---- three parties ---------------------------------------------------------------------------------------------------
 
 enum { FIRST = 5, THEN = 2, ALL = FIRST + THEN };

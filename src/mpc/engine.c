@@ -65,10 +65,12 @@ void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client
     e->rows = rows;
     e->client_prg = streams_new(e, client, "masks of the client");
     e->server_prg = streams_new(e, server, "masks of the server");
-    if (e->has_shared_seed) {
+    e->shared_prg = e->has_shared_seed ? arena_new(&e->step, Prg, rows) : NULL;
+    for (size_t r = 0; e->shared_prg && r < rows; r++) {
         uint8_t key[KEY_BYTES];
-        derive_key(key, e->shared_seed, "shares of inputs", &first, sizeof first);
-        prg_init(&e->shared_prg, key);
+        uint64_t segment = first + r;
+        derive_key(key, e->shared_seed, "shares of inputs", &segment, sizeof segment);
+        prg_init(&e->shared_prg[r], key);
         wipe(key, sizeof key);
     }
 }

@@ -32,7 +32,7 @@ struct Engine {
     uint8_t shared_seed[KEY_BYTES];
     uint8_t pad_seed[KEY_BYTES];
     bool has_shared_seed, has_pad_seed;
-    Prg shared_prg;                            // C, S, CLEAR: one stream a batch
+    Prg *shared_prg;                           // C, S, CLEAR: (rows)
     Pending queue[64];
     size_t queued;
     Cost cost;

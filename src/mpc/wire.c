@@ -105,7 +105,7 @@ Wire wire_input_client(Engine *e, const Layout *at, unsigned n, unsigned f, cons
 {
     Wire w = wire_new(e, at, n, f);
     uint64_t *s = w.s.word ? w.s.word : words_if(e, e->client, layout_len(at));
-    if (s) prg_words(&e->shared_prg, s, layout_len(at), n);
+    for (size_t r = 0; s && r < at->rows; r++) prg_words(&e->shared_prg[r], s + at->begin[r], at->begin[r + 1] - at->begin[r], n);
     if (w.c.word) ring_sub(w.c.word, x, s, layout_len(at));
     return w;
 }
