@@ -48,6 +48,7 @@ extern const Kernels num_portable, num_avx512;
     uint64_t kernel##_popcount(const uint8_t *bits, size_t cells);
 KERNEL(portable)
 KERNEL(avx512)
+void avx512_prepare(void);                     // the permutations of packing; before the first use
 #undef KERNEL
 
 #endif

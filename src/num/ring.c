@@ -9,18 +9,18 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the packed form is re
     kernel##_linear, kernel##_matmul, kernel##_vecmat_add, kernel##_dot, kernel##_select, kernel##_popcount}
 const Kernels num_portable = TABLE(portable);
 const Kernels *num_kernel = &num_portable;
-#ifdef MARILL_AVX512
+#ifdef __x86_64__
 const Kernels num_avx512 = TABLE(avx512);
 #endif
 
 void num_init(bool portable)
 {
     num_kernel = &num_portable;
-#ifdef MARILL_AVX512
+#ifdef __x86_64__
     if (!portable && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
         __builtin_cpu_supports("popcnt"))
-        num_kernel = &num_avx512;
+        avx512_prepare(), num_kernel = &num_avx512;
 #else
     (void)portable;
 #endif

@@ -1,0 +1,37 @@
+/* avx512.h - private to the *_avx512.c files: what all of them need. They are empty on other processors. */
+#ifndef MARILL_NUM_AVX512_H
+#define MARILL_NUM_AVX512_H
+
+#include <immintrin.h>
+#include "num/kernels.h"
+
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,popcnt")))
+#define AVX512_INLINE AVX512 __attribute__((always_inline)) static inline
+
+/* Before a loop over registers, which must be unrolled to keep them in registers. */
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* The first min(left, 8) lanes; the first min(left, 64) bytes. */
+AVX512_INLINE __mmask8 lanes(size_t left)
+{
+    return (__mmask8)(left >= 8 ? 0xFF : (1u << left) - 1);
+}
+
+AVX512_INLINE __mmask64 bytes64(size_t left)
+{
+    return left >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;
+}
+
+/* The sum of the lanes. (The compiler's own reduction adds signed words, whose overflow is undefined.) */
+AVX512_INLINE uint64_t sum64(__m512i v)
+{
+    v = _mm512_add_epi64(v, _mm512_shuffle_i64x2(v, v, 0x4E));
+    v = _mm512_add_epi64(v, _mm512_shuffle_i64x2(v, v, 0xB1));
+    return (uint64_t)_mm_cvtsi128_si64(_mm512_castsi512_si128(_mm512_add_epi64(v, _mm512_unpackhi_epi64(v, v))));
+}
+
+#endif

@@ -1,0 +1,197 @@
+/* matmul_avx512.c - products in tiles of columns by rows that stay in registers.
+ *
+ * Small weights: the dot product instructions (VNNI) multiply bytes or 16-bit words and add up in 32 bits, so the shares
+ * are split into eight byte limbs. One vector holds all limbs of a few consecutive words of a row of x: its 32-bit lane
+ * 2 l + h holds limb l of the h-th half of them. The weights of these words are 8 bytes, read as they lie and broadcast.
+ * At the end lane 2 l + h counts 2^(8 l) times: no weight is ever moved or widened.
+ *
+ *     int8:  8 words a vector, 4 products a lane of at most 255 * 128; 512 words add up to less than 2^23.
+ *     int16: 4 words a vector, 2 products a lane of at most 255 * 2^15; 512 words add up to at most 256 * 255 * 2^15 < 2^31.
+ *
+ * Hence the stretches of 512. */
+#ifdef __x86_64__
+#include "num/avx512.h"
+
+#include <string.h>
+
+enum { STRETCH = 512, ROWS = 4, COLUMNS = 8 }; // words of k at a time; the largest tile is 4 rows by 4 or 2 by 8
+
+/* The sums of the lanes of each of eight vectors. */
+AVX512_INLINE __m512i sums8(const __m512i v[8])
+{
+    __m512i p[4], q[2];
+    UNROLL for (int i = 0; i < 4; i++)
+        p[i] = _mm512_add_epi64(_mm512_unpacklo_epi64(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_epi64(v[2 * i], v[2 * i + 1]));
+    UNROLL for (int i = 0; i < 2; i++)
+        q[i] = _mm512_add_epi64(_mm512_shuffle_i64x2(p[2 * i], p[2 * i + 1], 0x88), _mm512_shuffle_i64x2(p[2 * i], p[2 * i + 1], 0xDD));
+    return _mm512_add_epi64(_mm512_shuffle_i64x2(q[0], q[1], 0x88), _mm512_shuffle_i64x2(q[0], q[1], 0xDD));
+}
+
+/* Writes or adds a tile of sums, sum[r * columns + j], of which `valid` columns exist. */
+AVX512_INLINE void tile_store(uint64_t *out, size_t ldo, const uint64_t *sum, int rows, int columns, size_t valid, bool add)
+{
+    __mmask8 m = lanes(valid < (size_t)columns ? valid : (size_t)columns);
+    UNROLL for (int r = 0; r < rows; r++) {
+        uint64_t *o = out + (size_t)r * ldo;
+        __m512i v = _mm512_maskz_loadu_epi64(m, sum + r * columns);
+        _mm512_mask_storeu_epi64(o, m, add ? _mm512_add_epi64(v, _mm512_maskz_loadu_epi64(m, o)) : v);
+    }
+}
+
+// ---- small weights ---------------------------------------------------------------------------------------------------
+
+/* The limbs of `len` words of x, 8 / bytes words a vector; the last vector is filled with zeros. */
+AVX512 static void limbs_make(__m512i *limbs, const uint64_t *x, size_t len, unsigned bytes)
+{
+    uint8_t from[64];
+    for (unsigned i = 0; i < 64; i++) {
+        unsigned lane = i / 4, byte = i % 4, word = bytes == 1 ? lane % 2 * 4 + byte : lane % 2 * 2 + byte / 2;
+        from[i] = (uint8_t)(word * 8 + lane / 2);
+    }
+    __m512i index = _mm512_loadu_si512(from);
+    __mmask64 used = bytes == 1 ? ~UINT64_C(0) : 0x5555555555555555;                   // 16-bit words have a zero byte above
+    size_t step = 8 / bytes;
+    for (size_t i = 0; i < len; i += step) {
+        __mmask8 m = lanes(len - i < step ? len - i : step);
+        *limbs++ = _mm512_maskz_permutexvar_epi8(used, index, _mm512_maskz_loadu_epi64(m, x + i));
+    }
+}
+
+AVX512_INLINE __m512i limbs_dot(__m512i sum, __m512i x, __m512i w, unsigned bytes)
+{
+    return bytes == 1 ? _mm512_dpbusd_epi32(sum, x, w) : _mm512_dpwssd_epi32(sum, x, w);
+}
+
+/* sum[r * columns + j] = x row r . W row j over one stretch; `size`: its weights' bytes a row. */
+AVX512_INLINE void linear_tile(uint64_t *sum, const __m512i *x, const uint8_t *const *w, size_t size, unsigned bytes, int rows, int columns)
+{
+    const size_t stride = STRETCH / 8 * bytes;                     // vectors a row of x
+    __m512i acc[16];
+    UNROLL for (int i = 0; i < rows * columns; i++) acc[i] = _mm512_setzero_si512();
+    for (size_t s = 0; s < size / 8; s++)
+        UNROLL for (int j = 0; j < columns; j++) {
+            long long v;
+            memcpy(&v, w[j] + 8 * s, 8);
+            __m512i wide = _mm512_set1_epi64(v);
+            UNROLL for (int r = 0; r < rows; r++)
+                acc[r * columns + j] = limbs_dot(acc[r * columns + j], x[(size_t)r * stride + s], wide, bytes);
+        }
+    if (size % 8)
+        UNROLL for (int j = 0; j < columns; j++) {
+            __m512i wide = _mm512_broadcastq_epi64(_mm_maskz_loadu_epi8((__mmask16)((1u << size % 8) - 1), w[j] + size / 8 * 8));
+            UNROLL for (int r = 0; r < rows; r++)
+                acc[r * columns + j] = limbs_dot(acc[r * columns + j], x[(size_t)r * stride + size / 8], wide, bytes);
+        }
+    const __m512i place = _mm512_set_epi64(56, 48, 40, 32, 24, 16, 8, 0);
+    UNROLL for (int i = 0; i < rows * columns; i++) {
+        __m512i even = _mm512_srai_epi64(_mm512_slli_epi64(acc[i], 32), 32), odd = _mm512_srai_epi64(acc[i], 32);
+        acc[i] = _mm512_sllv_epi64(_mm512_add_epi64(even, odd), place);
+    }
+    UNROLL for (int i = 0; i < rows * columns; i += 8) _mm512_storeu_si512(sum + i, sums8(acc + i));
+}
+
+/* One stretch of k, from word `at`, for `rows` rows of x from `row` on, whose limbs are given. */
+AVX512_INLINE void linear_rows(const Linear *p, size_t begin, size_t end, size_t at, size_t row, const __m512i *x, unsigned bytes, int rows, int columns)
+{
+    size_t len = p->k - at < STRETCH ? p->k - at : STRETCH;
+    uint64_t sum[16 + 8];                      // tile_store may load past a row of four
+    for (size_t j = begin; j < end; j += (size_t)columns) {
+        const uint8_t *w[COLUMNS];
+        for (size_t c = 0; c < (size_t)columns; c++)               // columns that do not exist repeat the last
+            w[c] = (const uint8_t *)p->w + ((j + c < end ? j + c : end - 1) * p->k + at) * bytes;
+        linear_tile(sum, x, w, len * bytes, bytes, rows, columns);
+        tile_store(p->out + row * p->n + j, p->n, sum, rows, columns, end - j, at > 0);
+    }
+}
+
+AVX512_INLINE void linear_bytes(const Linear *p, size_t begin, size_t end, unsigned bytes)
+{
+    __m512i x[ROWS * STRETCH / 4];
+    for (size_t at = 0; at < p->k; at += STRETCH) {
+        size_t len = p->k - at < STRETCH ? p->k - at : STRETCH, left = 0;
+        for (size_t row = 0; row < p->rows; row += left >= 4 ? 4 : left >= 2 ? 2 : 1) {
+            left = p->rows - row;
+            size_t rows = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            for (size_t r = 0; r < rows; r++) limbs_make(x + r * (STRETCH / 8) * bytes, p->x + (row + r) * p->k + at, len, bytes);
+            if (rows == 4) linear_rows(p, begin, end, at, row, x, bytes, 4, 4);
+            else if (rows == 2) linear_rows(p, begin, end, at, row, x, bytes, 2, 8);
+            else linear_rows(p, begin, end, at, row, x, bytes, 1, 8);
+        }
+    }
+    size_t used = (p->rows < ROWS ? p->rows : ROWS) * (STRETCH / 8) * bytes;
+    wipe(x, used * sizeof *x);                 // shares
+}
+
+AVX512 void avx512_linear(const Linear *p, size_t begin, size_t end)
+{
+    if (p->k == 0) portable_linear(p, begin, end);
+    else if (p->bytes == 1) linear_bytes(p, begin, end, 1);
+    else linear_bytes(p, begin, end, 2);
+}
+
+// ---- ring matrices ---------------------------------------------------------------------------------------------------
+
+/* One tile of out, `rows` by 4 or 8. */
+AVX512_INLINE void matmul_rows(const Matmul *p, size_t begin, size_t end, size_t row, int rows, int columns)
+{
+    const uint64_t *a = p->a + row * p->lda;
+    uint64_t sum[16 + 8];
+    for (size_t j = begin; j < end; j += (size_t)columns) {
+        const uint64_t *b[COLUMNS];
+        __m512i acc[16];
+        for (size_t c = 0; c < (size_t)columns; c++) b[c] = p->b + (j + c < end ? j + c : end - 1) * p->ldb;
+        UNROLL for (int i = 0; i < rows * columns; i++) acc[i] = _mm512_setzero_si512();
+        for (size_t i = 0; i < p->k; i += 8) {
+            __mmask8 m = lanes(p->k - i);
+            __m512i x[ROWS];
+            UNROLL for (int r = 0; r < rows; r++) x[r] = _mm512_maskz_loadu_epi64(m, a + (size_t)r * p->lda + i);
+            UNROLL for (int c = 0; c < columns; c++) {
+                __m512i y = _mm512_maskz_loadu_epi64(m, b[c] + i);
+                UNROLL for (int r = 0; r < rows; r++) acc[r * columns + c] = _mm512_add_epi64(acc[r * columns + c], _mm512_mullo_epi64(x[r], y));
+            }
+        }
+        UNROLL for (int i = 0; i < rows * columns; i += 8) _mm512_storeu_si512(sum + i, sums8(acc + i));
+        tile_store(p->out + row * p->ldo + j, p->ldo, sum, rows, columns, end - j, p->accumulate);
+    }
+}
+
+AVX512 void avx512_matmul(const Matmul *p, size_t begin, size_t end)
+{
+    size_t row = 0;
+    for (; row + 4 <= p->rows; row += 4) matmul_rows(p, begin, end, row, 4, 4);
+    for (; row + 2 <= p->rows; row += 2) matmul_rows(p, begin, end, row, 2, 8);
+    if (row < p->rows) matmul_rows(p, begin, end, row, 1, 8);
+}
+
+/* `vectors` times eight columns, those of the last vector under a mask. */
+AVX512_INLINE void vecmat_columns(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t k, int vectors, __mmask8 last)
+{
+    __m512i acc[8];
+    UNROLL for (int v = 0; v < vectors; v++) acc[v] = _mm512_maskz_loadu_epi64(v + 1 < vectors ? 0xFF : last, out + 8 * v);
+    for (size_t i = 0; i < k; i++) {
+        __m512i x = _mm512_set1_epi64((long long)a[i]);
+        UNROLL for (int v = 0; v < vectors; v++) {
+            __m512i y = _mm512_maskz_loadu_epi64(v + 1 < vectors ? 0xFF : last, b + i * ldb + 8 * v);
+            acc[v] = _mm512_add_epi64(acc[v], _mm512_mullo_epi64(x, y));
+        }
+    }
+    UNROLL for (int v = 0; v < vectors; v++) _mm512_mask_storeu_epi64(out + 8 * v, v + 1 < vectors ? 0xFF : last, acc[v]);
+}
+
+AVX512 void avx512_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k)
+{
+    size_t j = 0;
+    for (; j + 64 <= n; j += 64) vecmat_columns(out + j, a, b + j, ldb, k, 8, 0xFF);
+    for (; j < n; j += 8) vecmat_columns(out + j, a, b + j, ldb, k, 1, lanes(n - j));
+}
+
+AVX512 uint64_t avx512_dot(const uint64_t *a, const uint64_t *b, size_t len)
+{
+    __m512i sum = _mm512_setzero_si512();
+    for (size_t i = 0; i < len; i += 8) {
+        __mmask8 m = lanes(len - i);
+        sum = _mm512_add_epi64(sum, _mm512_mullo_epi64(_mm512_maskz_loadu_epi64(m, a + i), _mm512_maskz_loadu_epi64(m, b + i)));
+    }
+    return sum64(sum);
+}
+#endif
