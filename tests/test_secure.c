@@ -194,4 +194,83 @@ TEST(three_parties_give_what_the_specification_gives)
     }
 }
 
+// ---- a real checkpoint -----------------------------------------------------------------------------------------------
+
+typedef struct Fidelity { size_t positions, agree; double loss, plain_loss, most; } Fidelity;
+
+static size_t read_text(int32_t **ids, Arena *a)
+{
+    Buffer text = {0};
+    Tokenizer *t;
+    size_t count;
+    CHECK_OK(file_read(&text, test_data("text/tinystories_sample_2MiB.txt"), 1 << 22));
+    CHECK_OK(tokenizer_load(&t, test_data("weights/stories260K/tokenizer.model")));
+    CHECK_OK(tokenizer_encode(t, (const char *)text.data, utf8_complete(text.data, 160000), ids, &count, a));
+    tokenizer_free(t);
+    buffer_free(&text);
+    return count;
+}
+
+static uint32_t best(const float *logits)
+{
+    Sampler s;
+    sampler_init(&s, 0, 1, 0);
+    return (uint32_t)sampler_pick(&s, logits, model.config.vocab);
+}
+
+/* Teacher-forced over `rows` tokens after BOS, in one batch. */
+static void fidelity_window(Fidelity *f, const int32_t *ids, size_t rows)
+{
+    size_t vocab = model.config.vocab;
+    Prompt p = prompt_new(ids, rows);
+    float *got = malloc(rows * vocab * sizeof *got);
+    Clear c;
+    clear_start(&c);
+    for (size_t at = 0; at < rows; at += 64) clear_batch(&c, &p, at, rows - at < 64 ? rows - at : 64, got + at * vocab, false);
+    clear_end(&c);
+    for (size_t r = 0; r + 1 < rows; r++) {
+        const float *a = got + r * vocab, *b = p.want + r * vocab;
+        f->positions++, f->agree += best(a) == best(b);
+        f->loss += cross_entropy(a, (uint32_t)vocab, ids[r + 1]), f->plain_loss += cross_entropy(b, (uint32_t)vocab, ids[r + 1]);
+        for (size_t i = 0; i < vocab; i++) f->most = fmax(f->most, fabs((double)a[i] - (double)b[i]));
+    }
+    free(got);
+    arena_free(&prompt_arena);
+}
+
+static Fidelity fidelity(const PlanOptions *o, const int32_t *ids, size_t calibration, const int32_t *text, size_t positions)
+{
+    Fidelity f = {0};
+    CHECK_OK(plan_make(&plan, &model, with, o, ids, calibration));
+    if (getenv("MARILL_TEST_PLAN")) CHECK_OK(plan_save(&plan, getenv("MARILL_TEST_PLAN")));
+    size_t rows = plan.context - plan.known;
+    for (size_t at = 0; at < positions; at += rows) fidelity_window(&f, text + at, rows);
+    f.loss /= (double)f.positions, f.plain_loss /= (double)f.positions;
+    return f;
+}
+
+TEST(fidelity_on_a_real_checkpoint)
+{
+    Arena a;
+    int32_t *ids;
+    const char *asked = getenv("MARILL_TEST_POSITIONS");       // more than a test has time for
+    size_t positions = asked ? (size_t)atol(asked) : 120;
+    arena_init(&a, false);
+    size_t count = read_text(&ids, &a);
+    CHECK_OK(model_load(&model, test_data("weights/stories260K")));
+    CHECK(count > 20000 + positions * 2);
+    for (int form = 0; form < 6; form++) {
+        Private private_part = form % 3 == 2 ? PRIVATE_LAYERS : PRIVATE_LORA;
+        with = form % 3 == 1 ? &adapter : NULL;
+        if (with) random_adapter(&adapter, &model.config, 0, 8, EVERY, 0.1);
+        PlanOptions o = {asked ? 256 : 64, 0, form < 3 ? PREFER_EXCHANGES : PREFER_BYTES, private_part};
+        Fidelity f = fidelity(&o, ids, 4000, ids + 20000, positions);
+        printf("    %s, %s: %zu positions, agreement %.2f %%, loss %.4f (float %.4f), logits off by %.3f at most\n", form < 3 ? "fold" : "lean",
+               form % 3 == 2 ? "private layers" : with ? "private adapter" : "nothing private", f.positions, 100.0 * (double)f.agree / (double)f.positions, f.loss, f.plain_loss, f.most);
+        fflush(stdout);
+        CHECK((double)f.agree >= (double)f.positions * (asked ? 0.99 : 0.97));
+        CHECK(fabs(f.loss - f.plain_loss) < (asked ? 0.005 : 0.02));
+    }
+}
+
 int main(int argc, char **argv) { num_init(false); crypto_init(false); return test_main(argc, argv); }

@@ -109,11 +109,11 @@ static int hidden_left(const Fit *f)
     return left;
 }
 
-static CHECKED Result fit_private(Fit *f)
+/* The most fraction bits of private weights, `from` at most, that leave the hidden values theirs. */
+static CHECKED Result fit_private(Fit *f, int from)
 {
-    const int wanted = f->private ? 14 : 12;
     for (int hidden = 20; hidden >= 16; hidden -= 2) {
-        for (int fa = wanted; fa >= 7; fa--) {
+        for (int fa = from; fa >= 7; fa--) {
             f->p->adapter_f = (unsigned)fa;
             if (hidden_left(f) >= hidden) return OK;
         }
@@ -318,11 +318,13 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const Model *m)
     p->final_range = bits_of(seen->residual, margin);
     for (uint32_t l = 0; l < p->layers; l++)
         fit_range(&f, &p->layer[l].range, &seen->layer[l], l + 1 < p->layers ? seen->layer[l + 1].residual : seen->residual);
-    GUARD(fit_private(&f));
-    for (uint32_t l = 0; l < p->layers; l++) {
-        Result r = fit_layer(&f, l);
-        if (failed(r)) return fail_in(r, "calibration");
+    Result r = fail(FAIL_DATA, "no widths tried");
+    for (int from = f.private ? 14 : f.lean ? 10 : 12; from >= 7 && failed(r); from = (int)p->adapter_f - 1) {
+        r = fit_private(&f, from);
+        if (failed(r)) break;
+        for (uint32_t l = 0; l < p->layers && !failed(r); l++) r = fit_layer(&f, l);
     }
+    if (failed(r)) return fail_in(r, "calibration");
     fit_head(&f);
     return OK;
 }
