@@ -285,7 +285,8 @@ TEST(merged_and_unmerged_adapters_agree)
     start();
     enum { N = 50 };
     int32_t *tokens = random_tokens(N);
-    float *base = arena_new(&arena, float, N * VOCAB), *with = arena_new(&arena, float, N * VOCAB), *merged = arena_new(&arena, float, N * VOCAB);
+    float *base = arena_new(&arena, float, N * VOCAB), *with = arena_new(&arena, float, N * VOCAB);
+    float *merged = arena_new(&arena, float, N * VOCAB);
     Adapter a = make_adapter(2, 4, false);
     Model m;
     model_merge(&m, &model, &a);

@@ -259,8 +259,8 @@ TEST(files_that_cannot_be_honoured)
         CHECK(t == NULL);
     }
     struct { const char *text; float score; unsigned type; const char *names; } pieces[] = {
-        {"<s>", 0, 1, "twice"}, {"", 0, 1, "piece 259: no text"}, {"x", NAN, 1, "not finite"}, {"x", 0, 5, "type 5"}, {"x", 0, 2, "unknown"},
-        {"<0xg0>", 0, 6, "piece 259"}, {"\xFF", 0, 1, "UTF-8"},
+        {"<s>", 0, 1, "twice"}, {"", 0, 1, "piece 259: no text"}, {"x", NAN, 1, "not finite"}, {"x", 0, 5, "type 5"},
+        {"x", 0, 2, "unknown"}, {"<0xg0>", 0, 6, "piece 259"}, {"\xFF", 0, 1, "UTF-8"},
     };
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
         p.out.len = start;

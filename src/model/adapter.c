@@ -90,7 +90,9 @@ static Result config_parse_targets(AdapterConfig *out, const Json *o, const Mode
     const char *target;
     if (json_kind(list) == KIND_TEXT) {
         GUARD(json_as_text(&target, list, "target_modules"));
-        if (strcmp(target, "all-linear") != 0) return fail(FAIL_DATA, "target_modules: the pattern '%s' is not supported, only a list", target);
+        if (strcmp(target, "all-linear") != 0) {
+            return fail(FAIL_DATA, "target_modules: the pattern '%s' is not supported, only a list", target);
+        }
         for (MatrixKind m = 0; m < MAT_COUNT; m++) out->wanted[m] = true;
         return OK;
     }
@@ -232,7 +234,9 @@ static Result adapter_common(const Adapter *a, const LoraPair **out)
             const LoraPair *p = &a->pair[l][m];
             if (!p->a) continue;
             if (!*out) *out = p;
-            if (p->rank != (*out)->rank || p->scale != (*out)->scale) return fail(FAIL_USE, "an adapter of several ranks or scales cannot be saved");
+            if (p->rank != (*out)->rank || p->scale != (*out)->scale) {
+                return fail(FAIL_USE, "an adapter of several ranks or scales cannot be saved");
+            }
         }
     }
     return *out ? OK : fail(FAIL_USE, "an adapter without factors cannot be saved");

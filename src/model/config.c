@@ -28,7 +28,8 @@ static Result config_check_kind(const Json *o)
     GUARD(json_get_array(&list, o, "architectures", 1));
     if (json_count(list) == 0) return OK;
     GUARD(json_as_text(&name, json_at(list, 0), "architectures"));
-    return strcmp(name, "LlamaForCausalLM") == 0 ? OK : fail(FAIL_DATA, "architecture '%s' is not supported, only 'LlamaForCausalLM'", name);
+    if (strcmp(name, "LlamaForCausalLM") == 0) return OK;
+    return fail(FAIL_DATA, "architecture '%s' is not supported, only 'LlamaForCausalLM'", name);
 }
 
 /* Options that would change the numbers must be off: absent, null, or false. */

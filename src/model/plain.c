@@ -136,12 +136,14 @@ static void attend_block(const Attention *t, uint32_t head, size_t first, size_t
     for (size_t i = 0; i < rows; i++) max[i] = -INFINITY;
     for (size_t at = 0; at < seen; at += BLOCK_KEYS) {
         size_t n = seen - at < BLOCK_KEYS ? seen - at : BLOCK_KEYS;
-        product((Product){.turn_b = true, .alpha = t->scale}, score, BLOCK_KEYS, q, wide, s->keys[t->layer] + at * kv + from, kv, rows, n, dim);
+        product((Product){.turn_b = true, .alpha = t->scale}, score, BLOCK_KEYS, q, wide, s->keys[t->layer] + at * kv + from, kv,
+                rows, n, dim);
         for (size_t i = 0; i < rows; i++) {
             size_t end = t->start + first + i + 1, visible = end <= at ? 0 : end - at < n ? end - at : n;
             row_weigh(score + i * BLOCK_KEYS, visible, n, &max[i], &sum[i], out + i * wide, dim);
         }
-        product((Product){.accumulate = at > 0, .alpha = 1}, out, wide, score, BLOCK_KEYS, s->values[t->layer] + at * kv + from, kv, rows, dim, n);
+        product((Product){.accumulate = at > 0, .alpha = 1}, out, wide, score, BLOCK_KEYS, s->values[t->layer] + at * kv + from,
+                kv, rows, dim, n);
     }
     for (size_t i = 0; i < rows; i++)
         for (size_t d = 0; d < dim; d++) out[i * wide + d] /= sum[i];
@@ -166,7 +168,8 @@ static void attend_show(const Attention *t)
         for (uint32_t h = 0; h < c->heads; h++) {
             size_t seen = t->start + r + 1;
             const float *keys = s->keys[t->layer] + h / (c->heads / c->kv_heads) * dim;
-            product((Product){.turn_b = true, .alpha = t->scale}, s->score, seen, s->query + r * wide + h * dim, wide, keys, kv, 1, seen, dim);
+            product((Product){.turn_b = true, .alpha = t->scale}, s->score, seen, s->query + r * wide + h * dim, wide, keys, kv, 1,
+                    seen, dim);
             show(s, t->layer, SEE_SCORE, s->score, seen);
         }
     }
@@ -231,7 +234,9 @@ static Result tokens_check(const PlainState *s, const int32_t *tokens, size_t ro
 {
     uint32_t vocab = s->model->config.vocab;
     for (size_t r = 0; r < rows; r++) {
-        if (tokens[r] < 0 || (uint32_t)tokens[r] >= vocab) return fail(FAIL_DATA, "token %d is not in the vocabulary of %u", tokens[r], vocab);
+        if (tokens[r] < 0 || (uint32_t)tokens[r] >= vocab) {
+            return fail(FAIL_DATA, "token %d is not in the vocabulary of %u", tokens[r], vocab);
+        }
     }
     return OK;
 }

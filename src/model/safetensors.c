@@ -54,7 +54,8 @@ static Result tensor_parse(Tensor *t, const Json *entry, const uint8_t *data, si
     GUARD(json_as_uint(&begin, json_at(ends, 0), "data_offsets", 0, UINT64_MAX));
     GUARD(json_as_uint(&end, json_at(ends, 1), "data_offsets", 0, UINT64_MAX));
     if (begin > end || end > len) {
-        return fail(FAIL_DATA, "data_offsets %llu..%llu do not fit the file's %zu bytes of data", (unsigned long long)begin, (unsigned long long)end, len);
+        return fail(FAIL_DATA, "data_offsets %llu..%llu do not fit the file's %zu bytes of data", (unsigned long long)begin,
+                    (unsigned long long)end, len);
     }
     if (end - begin != t->count * type_size(t->type)) {
         return fail(FAIL_DATA, "data_offsets span %llu bytes, but the shape needs %llu", (unsigned long long)(end - begin),
@@ -113,7 +114,9 @@ Result tensors_parse(TensorFile *out, const uint8_t *data, size_t len, Arena *a)
     Json *root;
     *out = (TensorFile){0};
     GUARD(cursor_u64(&c, &size));
-    if (size > HEADER_LIMIT || size > len - c.at) return fail(FAIL_DATA, "header of %llu bytes does not fit the file", (unsigned long long)size);
+    if (size > HEADER_LIMIT || size > len - c.at) {
+        return fail(FAIL_DATA, "header of %llu bytes does not fit the file", (unsigned long long)size);
+    }
     GUARD(cursor_take(&c, &header, (size_t)size));
     Result r = json_parse(&root, (const char *)header, (size_t)size);
     if (failed(r)) return fail_in(r, "header");

@@ -64,7 +64,9 @@ static Result field_read(Cursor *c, Field *f)
     case 5: len = 4; break;
     default: return fail(FAIL_DATA, "%s: wire type %u at offset %zu", c->what, f->wire, c->at);
     }
-    if (len > c->len - c->at) return fail(FAIL_DATA, "%s: a field of %llu bytes runs past the end at offset %zu", c->what, (unsigned long long)len, c->at);
+    if (len > c->len - c->at) {
+        return fail(FAIL_DATA, "%s: a field of %llu bytes runs past the end at offset %zu", c->what, (unsigned long long)len, c->at);
+    }
     f->len = (size_t)len;
     return cursor_take(c, &f->data, f->len);
 }
@@ -92,7 +94,8 @@ static Result piece_parse(Piece *p, const Field *message)
             memcpy(&p->score, f.data, sizeof p->score);
         } else if (f.number == 3) {
             GUARD(field_expect(&f, 0, "piece type"));
-            if (f.value != PIECE_NORMAL && f.value != PIECE_UNKNOWN && f.value != PIECE_CONTROL && f.value != PIECE_USER && f.value != PIECE_BYTE) {
+            if (f.value != PIECE_NORMAL && f.value != PIECE_UNKNOWN && f.value != PIECE_CONTROL && f.value != PIECE_USER
+                && f.value != PIECE_BYTE) {
                 return fail(FAIL_DATA, "type %llu is not supported", (unsigned long long)f.value);
             }
             p->type = (uint8_t)f.value;
@@ -126,7 +129,9 @@ static Result normalizer_parse(Tokenizer *t, const Field *message)
     Field f;
     while (c.at < c.len) {
         GUARD(field_read(&c, &f));
-        if ((f.number == 2 || f.number == 6) && f.len) return fail(FAIL_DATA, "a normalisation table (precompiled_charsmap) is not supported");
+        if ((f.number == 2 || f.number == 6) && f.len) {
+            return fail(FAIL_DATA, "a normalisation table (precompiled_charsmap) is not supported");
+        }
         if (f.number < 3 || f.number > 5) continue;
         GUARD(field_expect(&f, 0, "a number of normalizer_spec"));
         if (f.number == 3) t->dummy_prefix = f.value != 0;
@@ -182,7 +187,9 @@ static Result pieces_index(Tokenizer *t)
     qsort(t->known, t->count, sizeof *t->known, ref_compare);
     for (uint32_t i = 0; i < t->count; i++) {
         PieceRef ref = t->known[i];
-        if (i && ref_compare(&t->known[i - 1], &ref) == 0) return fail(FAIL_DATA, "piece '%.*s' is defined twice", (int)(ref.len < 64 ? ref.len : 64), ref.text);
+        if (i && ref_compare(&t->known[i - 1], &ref) == 0) {
+            return fail(FAIL_DATA, "piece '%.*s' is defined twice", (int)(ref.len < 64 ? ref.len : 64), ref.text);
+        }
     }
     for (uint32_t i = 0; i < t->count; i++) {
         PieceRef ref = t->known[i];
