@@ -480,7 +480,7 @@ static void show_rounds(const char *name, Ends e)
     pthread_join(other, NULL);
     printf("    %s: there and back with 1024 bytes: %.1f us\n", name, (clock_seconds() - start) / here.count * 1e6);
     for (size_t len = 1024; len <= 16 << 20; len *= 128) {
-        Rounds a = {e.a, len, (int)((64 << 20) / (len + 16384))}, b = {e.b, len, a.count};
+        Rounds a = {e.a, len, (int)((256 << 20) / (len + 16384))}, b = {e.b, len, a.count};
         double begin = clock_seconds();
         pthread_t t = spawn(exchange_rounds, &b);
         exchange_rounds(&a);
