@@ -71,13 +71,14 @@ void listener_close(Listener *l);
 /* Accepts one connection, completes TLS, and checks that the peer's key is one of `allowed` (count keys of 32 bytes):
  * *which tells. A peer of an unknown key, or one that does not finish the handshake within 10 s, is a failed Result and
  * is closed; the listener goes on. timeout in seconds; < 0: none. */
-CHECKED Result channel_accept(Channel **out, size_t *which, Listener *l, const Identity *me, const uint8_t (*allowed)[32], size_t count, double timeout);
+CHECKED Result channel_accept(Channel **out, size_t *which, Listener *l, const Identity *me, const uint8_t (*allowed)[32], size_t count,
+                              double timeout);
 /* Connects, trying again for `timeout` seconds while nobody listens. Fails unless the peer has exactly this key. */
 CHECKED Result channel_connect(Channel **out, const char *host, uint16_t port, const Identity *me, const uint8_t peer[32], double timeout);
 void channel_name(Channel *c, const char *peer);              // "server": how failures call the other side
 void channel_timeout(Channel *c, double seconds);             // a receive that waits longer fails; < 0: none (default 120)
 
-/* One frame. channel_send may return before the bytes are with the peer. */
+/* One frame, of less than 2^32 bytes. channel_send may return before the bytes are with the peer. */
 CHECKED Result channel_send(Channel *c, const void *data, size_t len);
 /* The next frame, whole; fails if it is longer than limit. */
 CHECKED Result channel_receive(Channel *c, Buffer *out, size_t limit);
@@ -114,7 +115,7 @@ void tape_close(Tape *t);
 typedef struct PoolWriter PoolWriter;
 CHECKED Result pool_create(PoolWriter **out, const char *path, const void *header, size_t header_len, uint64_t segments);
 CHECKED Result pool_append(PoolWriter *w, const uint8_t tape_key[KEY_BYTES], const void *data, size_t len);
-CHECKED Result pool_finish(PoolWriter *w, const Identity *third);           // renames into place
+CHECKED Result pool_finish(PoolWriter *w, const Identity *third);           // gives it its name; w is gone, also on failure
 void pool_abandon(PoolWriter *w);              // removes what was written
 typedef struct Pool Pool;
 CHECKED Result pool_open(Pool **out, const char *path, const uint8_t third[32]);            // checks the signature and sizes
