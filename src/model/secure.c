@@ -134,6 +134,12 @@ size_t secure_pins(const SecureNet *s, Pinned *const **pins)
 
 uint32_t secure_past(const SecureNet *s) { return s->past; }
 
+void secure_restart(SecureNet *s)
+{
+    for (uint32_t l = 0; l < s->plan->layers; l++) cache_clear(s->layer[l].keys), cache_clear(s->layer[l].values);
+    s->past = 0;
+}
+
 // ---- a batch ---------------------------------------------------------------------------------------------------------
 
 /* Layout of `columns` words in every row, or in the last one alone. */

@@ -24,6 +24,7 @@ Cache *cache_new(Engine *e, Arena *session, size_t positions, size_t width, unsi
 }
 
 size_t cache_len(const Cache *k) { return k->used; }
+void cache_clear(Cache *k) { k->used = 0; }
 
 static void cache_copy(uint64_t *to, const uint64_t *from, const Cache *k, size_t len)
 {

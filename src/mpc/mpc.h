@@ -123,6 +123,7 @@ typedef struct Cache Cache;
 Cache *cache_new(Engine *e, Arena *session, size_t positions, size_t width, unsigned n, unsigned f);
 void cache_append(Engine *e, Cache *k, const Opened *o);      // all rows of o
 size_t cache_len(const Cache *k);
+void cache_clear(Cache *k);                    // forgets all rows
 /* The scores of every row against the cache, whose last rows are the batch's own: causal. q (rows, heads * dim); result
  * ragged, row i: (heads, len - rows + i + 1). One dealt word a score, in the ring of q. Queries of `heads` heads share
  * keys of cache width / dim heads. */
