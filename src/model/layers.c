@@ -1,14 +1,15 @@
 /* layers.c - the layers of a Llama in float, each forward above its backward.
  *
- * Nearly all of the work is matrix products, and those are OpenBLAS's: this is the only file that knows of it. The library
- * is the serial one, called from our own threads on slices of the output, so that the pool of base.h stays the only one
- * in the process. Every other loop is written so that the compiler can vectorise it: sums run in 16 lanes that are added
+ * Nearly all of the work is matrix products, and those are OpenBLAS's: this is the only file that knows of it. It is called
+ * from our own threads on slices of the output, and told to start none itself, so that the pool of base.h stays the only one
+ * at work. Every other loop is written so that the compiler can vectorise it: sums run in 16 lanes that are added
  * up in a fixed order, and the exponential is a polynomial without branches. */
 #include "model/layers.h"
 
 #include <cblas.h>
 #include <limits.h>
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
 
 enum { LANES = 16, FEW_ROWS = 32 };
@@ -22,18 +23,33 @@ static size_t grain_for(size_t cost)
 
 // ---- products --------------------------------------------------------------------------------------------------------
 
+/* OpenBLAS built without threads (Debian's "serial" flavour) may give two threads that call it at once the same buffer, and
+ * both a wrong product, without a word. Such a build is therefore let in by one thread at a time; one with threads is told
+ * to use a single one for each call, and is safe. */
+static pthread_once_t blas_once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t blas_lock = PTHREAD_MUTEX_INITIALIZER;
+static bool blas_alone;
+
+static void blas_start(void)
+{
+    openblas_set_num_threads(1);
+    blas_alone = openblas_get_parallel() != OPENBLAS_THREAD;
+}
+
 void product(Product how, float *out, size_t ld_out, const float *a, size_t ld_a, const float *b, size_t ld_b,
              size_t m, size_t n, size_t k)
 {
     if (!m || !n) return;
     ASSERT(m <= INT_MAX && n <= INT_MAX && k <= INT_MAX && ld_out <= INT_MAX && ld_a <= INT_MAX && ld_b <= INT_MAX);
+    pthread_once(&blas_once, blas_start);
     float beta = how.accumulate ? 1.0f : 0.0f;
-    if (m == 1 && !how.turn_a && how.turn_b) {             // one row: a matrix-vector product needs no packing
+    if (blas_alone) pthread_mutex_lock(&blas_lock);
+    if (m == 1 && !how.turn_a && how.turn_b)               // one row: a matrix-vector product needs no packing
         cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)n, (int)k, how.alpha, b, (int)ld_b, a, 1, beta, out, 1);
-        return;
-    }
-    cblas_sgemm(CblasRowMajor, how.turn_a ? CblasTrans : CblasNoTrans, how.turn_b ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k,
-                how.alpha, a, (int)ld_a, b, (int)ld_b, beta, out, (int)ld_out);
+    else
+        cblas_sgemm(CblasRowMajor, how.turn_a ? CblasTrans : CblasNoTrans, how.turn_b ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k,
+                    how.alpha, a, (int)ld_a, b, (int)ld_b, beta, out, (int)ld_out);
+    if (blas_alone) pthread_mutex_unlock(&blas_lock);
 }
 
 typedef struct Linear {

@@ -1,0 +1,273 @@
+/* test_train.c - gradients against finite differences, the optimizer, recipes, and that a stopped run goes on exactly. */
+#include "model/layers.h"
+#include "model/train.h"
+#include "test.h"
+
+static const ModelConfig tiny = {.width = 20, .layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 6, .ffn = 28, .vocab = 37, .context = 96,
+                                 .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .tied = true};
+
+static void fill(float *x, size_t len, double size)
+{
+    for (size_t i = 0; i < len; i++) x[i] = (float)(size * (2 * test_random() - 1));
+}
+
+static double weighted(const float *x, const float *weight, size_t len)
+{
+    double sum = 0;
+    for (size_t i = 0; i < len; i++) sum += (double)x[i] * (double)weight[i];
+    return sum;
+}
+
+/* Compares grad[i] with a central difference of value(ctx) in x[i], at every `stride`-th place. */
+static void check_gradient(const char *what, float *x, const float *grad, size_t len, size_t stride, double step, double tolerance, double (*value)(void *ctx), void *ctx)
+{
+    for (size_t i = 0; i < len; i += stride) {
+        float old = x[i];
+        x[i] = (float)((double)old + step);
+        double up = value(ctx), at_up = (double)x[i];
+        x[i] = (float)((double)old - step);
+        double down = value(ctx), want = (up - down) / (at_up - (double)x[i]);
+        x[i] = old;
+        if (fabs(want - (double)grad[i]) <= tolerance * (1 + fabs(want))) continue;
+        fprintf(stderr, "%s[%zu]: gradient %.6g, difference %.6g\n", what, i, (double)grad[i], want);
+        exit(1);
+    }
+}
+
+// ---- layers ----------------------------------------------------------------------------------------------------------
+
+enum { ROWS = 5, WIDTH = 21, OUTS = 7 };
+typedef struct One { float in[ROWS * WIDTH], other[ROWS * WIDTH], w[OUTS * WIDTH], gain[WIDTH], out[ROWS * WIDTH], probe[ROWS * WIDTH]; } One;
+
+static double linear_value(void *ctx)
+{
+    One *o = ctx;
+    linear_forward(o->out, o->in, o->w, ROWS, OUTS, WIDTH, false);
+    return weighted(o->out, o->probe, ROWS * OUTS);
+}
+
+TEST(linear_backward_is_the_gradient)
+{
+    One o;
+    float d_in[ROWS * WIDTH], d_w[OUTS * WIDTH] = {0};
+    fill(o.in, ROWS * WIDTH, 1), fill(o.w, OUTS * WIDTH, 1), fill(o.probe, ROWS * WIDTH, 1);
+    linear_backward(d_in, d_w, o.probe, o.in, o.w, ROWS, OUTS, WIDTH, false);
+    check_gradient("in", o.in, d_in, ROWS * WIDTH, 1, 1e-2, 2e-3, linear_value, &o);
+    check_gradient("w", o.w, d_w, OUTS * WIDTH, 1, 1e-2, 2e-3, linear_value, &o);
+}
+
+static double norm_value(void *ctx)
+{
+    One *o = ctx;
+    rmsnorm_forward(o->out, NULL, o->in, o->gain, ROWS, WIDTH, 1e-5f);
+    return weighted(o->out, o->probe, ROWS * WIDTH);
+}
+
+TEST(rmsnorm_backward_is_the_gradient)
+{
+    One o;
+    float d_in[ROWS * WIDTH] = {0}, d_gain[WIDTH] = {0}, inv[ROWS];
+    fill(o.in, ROWS * WIDTH, 1), fill(o.gain, WIDTH, 1), fill(o.probe, ROWS * WIDTH, 1);
+    rmsnorm_forward(o.out, inv, o.in, o.gain, ROWS, WIDTH, 1e-5f);
+    rmsnorm_backward(d_in, d_gain, o.probe, o.in, o.gain, inv, ROWS, WIDTH);
+    check_gradient("in", o.in, d_in, ROWS * WIDTH, 1, 1e-2, 2e-3, norm_value, &o);
+    check_gradient("gain", o.gain, d_gain, WIDTH, 1, 1e-2, 2e-3, norm_value, &o);
+}
+
+static double swiglu_value(void *ctx)
+{
+    One *o = ctx;
+    swiglu_forward(o->out, o->in, o->other, ROWS * WIDTH);
+    return weighted(o->out, o->probe, ROWS * WIDTH);
+}
+
+TEST(swiglu_backward_is_the_gradient)
+{
+    One o;
+    float d_gate[ROWS * WIDTH], d_up[ROWS * WIDTH];
+    fill(o.in, ROWS * WIDTH, 4), fill(o.other, ROWS * WIDTH, 2), fill(o.probe, ROWS * WIDTH, 1);
+    swiglu_backward(d_gate, d_up, o.probe, o.in, o.other, ROWS * WIDTH);
+    check_gradient("gate", o.in, d_gate, ROWS * WIDTH, 1, 1e-2, 2e-3, swiglu_value, &o);
+    check_gradient("up", o.other, d_up, ROWS * WIDTH, 1, 1e-2, 2e-3, swiglu_value, &o);
+}
+
+TEST(exponential_is_exact_to_single_precision)
+{
+    for (double x = -86; x < 87; x += 0.0173) {
+        float v = (float)x;
+        double want = exp((double)v);
+        exp_shifted(&v, 0, 1);
+        CHECK_NEAR(1, (double)v / want, 3e-7);
+    }
+}
+
+TEST(rope_turns_back)
+{
+    float x[3 * 4 * 6], y[3 * 4 * 6], table[96 * 6];
+    uint32_t position[3] = {0, 17, 95};
+    fill(x, 72, 1);
+    memcpy(y, x, sizeof y);
+    rope_table(table, &tiny, 96);
+    rope_turn(y, table, position, 3, 4, 6, false);
+    for (int i = 0; i < 24; i++) CHECK_NEAR(x[i], y[i], 1e-7);
+    CHECK(fabsf(x[24] - y[24]) > 1e-3f);
+    rope_turn(y, table, position, 3, 4, 6, true);
+    for (int i = 0; i < 72; i++) CHECK_NEAR(x[i], y[i], 1e-6);
+}
+
+// ---- attention -------------------------------------------------------------------------------------------------------
+
+enum { A_ROWS = 100, A_Q = 24, A_K = 12 };                 // two samples, the second longer than a block
+typedef struct Attend {
+    float q[A_ROWS * A_Q], k[A_ROWS * A_K], v[A_ROWS * A_K], mixed[A_ROWS * A_Q], log_sum[A_ROWS * 4], probe[A_ROWS * A_Q];
+    float d_q[A_ROWS * A_Q], d_k[A_ROWS * A_K], d_v[A_ROWS * A_K], work[2 * ATTENTION_BLOCK * A_ROWS];
+    size_t start[3];
+    Pack pack;
+} Attend;
+
+static double attend_value(void *ctx)
+{
+    Attend *t = ctx;
+    attention_forward(t->mixed, t->log_sum, t->q, t->k, t->v, &t->pack, &tiny, t->work);
+    return weighted(t->mixed, t->probe, A_ROWS * A_Q);
+}
+
+static Attend *attend_new(Arena *a)
+{
+    Attend *t = arena_new(a, Attend, 1);
+    fill(t->q, A_ROWS * A_Q, 2), fill(t->k, A_ROWS * A_K, 2), fill(t->v, A_ROWS * A_K, 1), fill(t->probe, A_ROWS * A_Q, 1);
+    t->start[1] = 9, t->start[2] = A_ROWS;
+    t->pack = (Pack){.rows = A_ROWS, .samples = 2, .start = t->start};
+    return t;
+}
+
+TEST(attention_is_the_softmax_of_its_own_sample)
+{
+    Arena a;
+    arena_init(&a, false);
+    Attend *t = attend_new(&a);
+    attend_value(t);
+    for (size_t r = 0; r < A_ROWS; r++) {
+        for (size_t h = 0; h < 4; h++) {
+            double sum = 0, mix[6] = {0};
+            for (size_t j = r < 9 ? 0 : 9; j <= r; j++) {
+                double score = 0;
+                for (size_t d = 0; d < 6; d++) score += (double)t->q[r * A_Q + h * 6 + d] * (double)t->k[j * A_K + h / 2 * 6 + d];
+                double e = exp(score / sqrt(6));
+                sum += e;
+                for (size_t d = 0; d < 6; d++) mix[d] += e * (double)t->v[j * A_K + h / 2 * 6 + d];
+            }
+            for (size_t d = 0; d < 6; d++) CHECK_NEAR(mix[d] / sum, t->mixed[r * A_Q + h * 6 + d], 1e-5);
+        }
+    }
+    arena_free(&a);
+}
+
+TEST(attention_backward_is_the_gradient)
+{
+    Arena a;
+    arena_init(&a, false);
+    Attend *t = attend_new(&a);
+    attend_value(t);
+    attention_backward(t->d_q, t->d_k, t->d_v, t->probe, t->mixed, t->log_sum, t->q, t->k, t->v, &t->pack, &tiny, t->work);
+    check_gradient("q", t->q, t->d_q, A_ROWS * A_Q, 7, 1e-2, 5e-3, attend_value, t);
+    check_gradient("k", t->k, t->d_k, A_ROWS * A_K, 7, 1e-2, 5e-3, attend_value, t);
+    check_gradient("v", t->v, t->d_v, A_ROWS * A_K, 7, 1e-2, 5e-3, attend_value, t);
+    arena_free(&a);
+}
+
+// ---- the network -----------------------------------------------------------------------------------------------------
+
+typedef struct Whole { Arena arena; Model model; Adapter adapter; Params params; float *values, *grad_values; Grads grads; Net net; NetScratch *scratch; Pack *pack; } Whole;
+
+static void samples_make(Sample *s, size_t count, Arena *a)
+{
+    for (size_t i = 0; i < count; i++) {
+        s[i].len = (uint32_t)(5 + 11 * i);
+        s[i].tokens = arena_new(a, int32_t, s[i].len);
+        s[i].learn = arena_new(a, uint8_t, s[i].len);
+        for (uint32_t t = 0; t < s[i].len; t++) s[i].tokens[t] = (int32_t)(test_random() * 37), s[i].learn[t] = t > 2;
+    }
+}
+
+static void whole_new(Whole *w, bool tied, bool tuned)
+{
+    *w = (Whole){.model.config = tiny};
+    arena_init(&w->arena, false);
+    ModelConfig *c = &w->model.config;
+    c->tied = tied;
+    params_of_model(&w->params, c, &w->arena);
+    w->values = arena_new(&w->arena, float, w->params.total);
+    params_bind_model(&w->model, w->values, &w->arena);
+    params_init_model(&w->model, w->values, 0.3, 1);
+    for (size_t i = 0; i < w->params.count; i++)           // norms away from one
+        if (w->params.block[i].len == c->width) for (size_t j = 0; j < c->width; j++) w->values[w->params.block[i].at + j] += (float)(test_random() - 0.5);
+    w->net = (Net){.model = &w->model};
+    if (tuned) {
+        w->adapter.layers = c->layers, w->adapter.first = w->net.first = 1;
+        w->adapter.pair = arena_alloc(&w->arena, c->layers, sizeof *w->adapter.pair);
+        for (uint32_t l = 1; l < c->layers; l++)
+            for (MatrixKind m = 0; m < MAT_COUNT; m++)
+                if (m != MAT_UP) w->adapter.pair[l][m] = (LoraPair){.rank = 3, .scale = 1.5f};
+        w->net.adapter = &w->adapter;
+        params_of_adapter(&w->params, c, &w->adapter, &w->arena);
+        w->values = arena_new(&w->arena, float, w->params.total);
+        params_bind_adapter(&w->adapter, c, w->values);
+        params_init_adapter(&w->adapter, c, 1);
+        for (size_t i = 0; i < w->params.total; i++) w->values[i] += (float)(0.2 * (test_random() - 0.5));
+    }
+    float *rope = arena_new(&w->arena, float, 96 * 6), *grads = arena_new(&w->arena, float, w->params.total);
+    rope_table(rope, c, 96);
+    w->net.rope = rope, w->grad_values = grads;
+    params_bind_grads(&w->grads, c, tuned ? &w->adapter : NULL, grads, &w->arena);
+    w->scratch = net_scratch(&w->net, 128, &w->arena);
+    w->pack = pack_new(128, &w->arena);
+    Sample s[4];
+    samples_make(s, 4, &w->arena);
+    CHECK_EQUAL(4, pack_fill(w->pack, 128, s, 4));
+}
+
+static double whole_value(void *ctx)
+{
+    Whole *w = ctx;
+    return net_run(&w->net, w->scratch, w->pack, NULL, 0) / (double)w->pack->learned;
+}
+
+static void whole_check(bool tied, bool tuned)
+{
+    Whole w;
+    whole_new(&w, tied, tuned);
+    net_run(&w.net, w.scratch, w.pack, &w.grads, 1.0f / (float)w.pack->learned);
+    for (size_t i = 0; i < w.params.count; i++) {
+        size_t at = w.params.block[i].at, len = w.params.block[i].len;
+        char what[32];
+        snprintf(what, sizeof what, "block %zu", i);
+        check_gradient(what, w.values + at, w.grad_values + at, len, len / 11 + 1, 4e-3, 2e-3, whole_value, &w);
+    }
+    arena_free(&w.arena);
+}
+
+TEST(whole_model_backward_is_the_gradient) { whole_check(true, false); }
+TEST(untied_model_backward_is_the_gradient) { whole_check(false, false); }
+TEST(adapter_backward_is_the_gradient) { whole_check(true, true); }
+
+TEST(a_few_samples_are_learned_by_heart)
+{
+    Whole w;
+    whole_new(&w, true, false);
+    params_init_model(&w.model, w.values, 0.1, 1);
+    float *m = arena_new(&w.arena, float, w.params.total), *v = arena_new(&w.arena, float, w.params.total);
+    Adam adam = {0.9, 0.95, 1e-8, 0};
+    double first = 0, last = 0;
+    for (uint64_t step = 1; step <= 300; step++) {
+        memset(w.grad_values, 0, w.params.total * sizeof *w.grad_values);
+        last = net_run(&w.net, w.scratch, w.pack, &w.grads, 1.0f / (float)w.pack->learned) / (double)w.pack->learned;
+        if (step == 1) first = last;
+        adam_step(w.values, m, v, w.grad_values, &w.params, &adam, 1e-2, step);
+    }
+    CHECK_NEAR(log(37), first, 0.5);
+    CHECK(last < 0.05);
+    arena_free(&w.arena);
+}
+
+int main(int argc, char **argv) { return test_main(argc, argv); }
