@@ -110,6 +110,7 @@ size_t secure_pins(const SecureNet *s, Pinned *const **pins);
 typedef struct KnownPrefix { const float *const *keys, *const *values; } KnownPrefix;
 CHECKED Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, float *logits, bool last_only);
 uint32_t secure_past(const SecureNet *s);      // positions in the cache, known ones included
+void secure_restart(SecureNet *s);             // forgets them: the next batch begins a conversation
 /* The exact cost of a batch of `rows` rows after `past` positions (past 0: the known prefix is entered first). */
 CHECKED Result plan_cost(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, size_t rows, bool last_only);
 uint64_t plan_setup_bytes(const Plan *p, const ModelConfig *c);              // S to T, once
