@@ -223,7 +223,7 @@ static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const
     Watcher w = {.m = m, .a = a, .p = p, .seen = seen_new(p, &arena)};
     Result r = run_text(&w, tokens, count, &arena);
     if (!failed(r)) r = seen_check(p, w.seen);
-    if (!failed(r)) r = plan_fit(p, w.seen, m);
+    if (!failed(r)) r = plan_fit(p, w.seen, c, m);
     arena_free(&arena);
     GUARD(r);
     GUARD(public_hash(p, m, p->model_hash));

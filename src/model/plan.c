@@ -49,7 +49,7 @@ static void lookup_bounds(const LookupSpec *s, double *value, double *slope)
 {
     double steps = ldexp(1, -(int)s->f), reach = ldexp(steps, (int)s->t - 1), cell = ldexp(steps, (int)s->k);
     switch (s->fn) {
-    case FN_EXP: *value = exp(fmin(s->ceiling, (cell - steps + s->offset) * s->gain)), *slope = 0; break;
+    case FN_EXP: *value = exp(cell - steps + s->offset), *slope = 0; break;
     case FN_SILU: *value = reach - cell / 4, *slope = 0.62 * 1.1 * cell * ldexp(1, (int)s->k) / (ldexp(1, (int)s->k) - 1); break;
     case FN_RSQRT: *value = 1 / sqrt(s->floor), *slope = 1.24 * *value; break;
     default: *value = 1 / s->floor, *slope = 1.24 * *value; break;
@@ -66,7 +66,7 @@ static void need_lookup(Check *k, const LookupSpec *s, Function fn, const char *
     bool shape = s->fn == fn && s->k >= 1 && s->k <= 12 && s->t >= s->k + 3 && s->t <= s->k + 16 && s->f <= 48 && s->fp <= 16 &&
                  s->from_zero == (!exp && !silu) && s->never_positive == exp;
     bool real = fabs(s->offset) <= 0x1p20 && s->gain >= 0x1p-20 && s->gain <= 0x1p20 && fabs(s->floor) <= 0x1p40 && s->ceiling >= s->floor &&
-                s->ceiling <= 0x1p40 && (exp || silu ? s->gain == 1 : s->floor >= 0x1p-40);
+                s->ceiling <= 0x1p40 && (exp || silu ? s->gain == 1 && s->floor == -0x1p40 && s->ceiling == 0x1p40 : s->floor >= 0x1p-40);
     need(k, shape && real, what);
     if (k->wrong) return;
     double value, slope;

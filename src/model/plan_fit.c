@@ -6,6 +6,7 @@
 #include <math.h>
 #include "model/secure_parts.h"
 
+static const double assumed_weight = 1.5;      // the largest weight of a model that is only a shape
 static const double margin = 2, table_margin = 1.4;    // of ranges; of those whose tables lose resolution with it
 
 /* |x| <= seen becomes |x| < 2^bits. */
@@ -47,10 +48,13 @@ static LookupSpec exp_spec(int cells)
                         .floor = -no_limit, .ceiling = no_limit, .never_positive = true};
 }
 
-/* 256 cells over +-2^range, 512 if that is wide. The columns fit 16 and 8 bits: |silu| < 2^range, and half a cell's slope. */
+/* 256 cells serve +-64 as well as a table of 13 bits would; wider ranges get 512. */
+static int silu_cells(int range) { return range > 6 ? 9 : 8; }
+
+/* log2 of the cells over +-2^range; f: fraction bits of the result, at most. The columns fit 16 and 8 bits: |silu| < 2^range, and half a cell's slope. */
 static LookupSpec silu_spec(int range, int f)
 {
-    int cells = range > 5 ? 9 : 8, k = 6, slope = clamp(cells + 5 - range, 2, f - 5);
+    int cells = silu_cells(range), k = 6, slope = clamp(cells + 5 - range, 2, f - 5);
     return (LookupSpec){.fn = FN_SILU, .t = (unsigned)(cells + k), .k = (unsigned)k, .f = (unsigned)(cells + k - 1 - range), .f0 = (unsigned)least(14 - range, slope + 5),
                         .m0 = 16, .f1 = (unsigned)slope, .m1 = 8, .fp = 5, .gain = 1, .floor = -no_limit, .ceiling = no_limit};
 }
@@ -69,7 +73,7 @@ static void sum_specs(LookupSpec *coarse, LookupSpec *fine, int bits, int step, 
 
 // ---- the widths that layers share ------------------------------------------------------------------------------------
 
-typedef struct Fit { Plan *p; const PlanSeen *seen; const Model *m; int fx, context_bits; bool private, lean, adapted; } Fit;
+typedef struct Fit { Plan *p; const PlanSeen *seen; const ModelConfig *c; const Model *m; int fx, context_bits; bool private, lean, adapted; } Fit;
 
 static bool half_adapted(const Fit *f, int half)
 {
@@ -189,7 +193,7 @@ enum { KNOB_ROPE, KNOB_Y, KNOB_Q, KNOB_K, KNOB_X, KNOB_E, KNOBS };
 
 static CHECKED Result fit_attention_half(const Fit *f, LayerPlan *l, const LayerSeen *s)
 {
-    int dim_bits = ((int)square_bits(f->m->config.head_dim) + 1) / 2;      // queries carry their 1 / sqrt(head_dim)
+    int dim_bits = ((int)square_bits(f->c->head_dim) + 1) / 2;      // queries carry their 1 / sqrt(head_dim)
     int knob[KNOBS] = {f->lean ? 11 : 12, f->lean ? 10 : 14, 12 + dim_bits, 12, 12, 15};
     const int low[KNOBS] = {10, f->lean ? 7 : 12, 9 + dim_bits, 9, 10, 13};
     int cells = score_cells(s);
@@ -231,7 +235,7 @@ static void fit_weights(const Fit *f, LayerPlan *l, uint32_t layer)
 {
     for (MatrixKind k = 0; k < MAT_COUNT; k++) {
         int cap = k == MAT_O ? 64 - above(l->residual) - 12 : k == MAT_DOWN ? 15 : f->lean ? 14 : 64 - f->fx - 20;
-        l->weight_f[k] = weight_fraction(public_largest(f->m, f->p->frozen + layer, k), most(cap, 12));
+        l->weight_f[k] = weight_fraction(f->m ? public_largest(f->m, f->p->frozen + layer, k) : assumed_weight, most(cap, 12));
     }
 }
 
@@ -245,8 +249,7 @@ static Width fit_low_rank(const Fit *f, const LayerPlan *l, MatrixKind kind)
 static CHECKED Result fit_hidden(const Fit *f, LayerPlan *l)
 {
     int room = above(l->residual), left = 64 - room - down_cost(f), range = l->range.gate;
-    int up = 10, silu = least(range > 5 ? 19 : 18, 20) - range;
-    silu = clamp(silu, 8, 15);
+    int up = 10, silu = clamp(silu_cells(range) + 10 - range, 8, 15);
     while (up + silu > left && up > 8) up--;
     while (up + silu > left && silu > 10) silu--;
     while (up + silu > left && up > 6) up--;
@@ -266,7 +269,7 @@ static CHECKED Result fit_hidden(const Fit *f, LayerPlan *l)
 /* Ring of the sum of squares: the index's bits on top of what is shifted away; x's own ring costs nothing. */
 static unsigned sum_ring(const Fit *f, const LookupSpec *s)
 {
-    return s->t + 2 * (unsigned)f->fx + square_bits(f->m->config.width) - s->f;
+    return s->t + 2 * (unsigned)f->fx + square_bits(f->c->width) - s->f;
 }
 
 static CHECKED Result fit_layer(const Fit *f, uint32_t layer)
@@ -275,7 +278,7 @@ static CHECKED Result fit_layer(const Fit *f, uint32_t layer)
     const LayerSeen *s = &f->seen->layer[layer];
     for (int h = 0; h < HALVES; h++) {
         NormPlan *n = h == ATTN ? &l->attn : &l->ffn;
-        n->rsqrt = rsqrt_spec(&f->m->config, s->square_low[h], s->square_high[h]);
+        n->rsqrt = rsqrt_spec(f->c, s->square_low[h], s->square_high[h]);
         n->sum = sum_ring(f, &n->rsqrt);
     }
     if (!f->private) fit_weights(f, l, layer);
@@ -293,9 +296,9 @@ static void fit_head(const Fit *f)
     Plan *p = f->p;
     const int logit = 16, normed = 14;
     p->final_residual = width(p->final_range + 2 + f->fx, f->fx);
-    p->final_norm = rsqrt_spec(&f->m->config, f->seen->square_low, f->seen->square_high);
+    p->final_norm = rsqrt_spec(f->c, f->seen->square_low, f->seen->square_high);
     p->final_sum = sum_ring(f, &p->final_norm);
-    p->head_f = weight_fraction(head_largest(f->m), 15);
+    p->head_f = weight_fraction(f->m ? head_largest(f->m) : assumed_weight, 15);
     p->logit_range = bits_of(f->seen->logit, margin);
     p->logit = width(p->logit_range + 1 + logit, logit);
     p->logit_drop = 8;
@@ -310,9 +313,9 @@ static int residual_fraction(const PlanSeen *s, uint32_t layers)
     return clamp(10 - (int)floor(log2(fmax(low, 1e-12)) / 2), 12, 16);
 }
 
-Result plan_fit(Plan *p, const PlanSeen *seen, const Model *m)
+Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model *m)
 {
-    Fit f = {.p = p, .seen = seen, .m = m, .private = p->private_part == PRIVATE_LAYERS, .lean = p->prefer == PREFER_BYTES};
+    Fit f = {.p = p, .seen = seen, .c = c, .m = m, .private = p->private_part == PRIVATE_LAYERS, .lean = p->prefer == PREFER_BYTES};
     f.fx = residual_fraction(seen, p->layers);
     for (f.context_bits = 1; UINT64_C(1) << f.context_bits < p->context; f.context_bits++) {}
     p->final_range = bits_of(seen->residual, margin);
@@ -327,4 +330,21 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const Model *m)
     if (failed(r)) return fail_in(r, "calibration");
     fit_head(&f);
     return OK;
+}
+
+Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32_t rank)
+{
+    if (o->frozen >= c->layers) return fail(FAIL_USE, "%u frozen layers of %u leave none to run securely", o->frozen, c->layers);
+    uint32_t context = o->context && o->context < c->context ? o->context : c->context;
+    *out = (Plan){.context = context, .known = context > 1, .frozen = o->frozen, .layers = c->layers - o->frozen, .prefer = o->prefer, .private_part = o->private_part};
+    arena_init(&out->arena, false);
+    out->layer = arena_new(&out->arena, LayerPlan, out->layers);
+    out->rank = o->private_part == PRIVATE_LORA ? rank : 0;
+    for (MatrixKind k = 0; k < MAT_COUNT; k++) out->adapted[k] = out->rank > 0;
+    LayerSeen typical = {.residual = 200, .square_low = {0x1p-5, 0x1p-5}, .square_high = {0x1p+5, 0x1p+5}, .normed = {32, 32}, .product = {200, 200}, .low_rank = {60, 60},
+                         .query = 2, .key = 15, .value = 7, .score = 48, .mixed = 4, .gate = 40, .up = 30};
+    PlanSeen seen = {arena_new(&out->arena, LayerSeen, out->layers), 200, 0x1p-5, 0x1p+5, 30};
+    for (uint32_t l = 0; l < out->layers; l++) seen.layer[l] = typical;
+    GUARD(plan_fit(out, &seen, c, NULL));
+    return plan_check(out, c);
 }

@@ -83,6 +83,8 @@ typedef struct Plan {
 typedef struct PlanOptions { uint32_t context, frozen; Prefer prefer; Private private_part; } PlanOptions;
 /* Runs the plain model with its adapter over the text, watches the ranges and chooses the plan. */
 CHECKED Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions *o, const int32_t *tokens, size_t count);
+/* A plan for a shape alone, with ranges that are typical of trained models: for predicting costs, not for running. */
+CHECKED Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32_t rank);
 CHECKED Result plan_check(const Plan *p, const ModelConfig *c);              // the interval proof; also run on every plan read
 CHECKED Result plan_save(const Plan *p, const char *path);
 CHECKED Result plan_load(Plan *out, const char *path);

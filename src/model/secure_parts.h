@@ -59,8 +59,8 @@ typedef struct PlanSeen {
     double residual, square_low, square_high, logit;           // at the final norm and the head
 } PlanSeen;
 /* Chooses every width and table of p, whose mode, context, frozen, layers, rank and adapted are set. Fails where the ranges
- * do not fit 64 bits. */
-CHECKED Result plan_fit(Plan *p, const PlanSeen *seen, const Model *m);
+ * do not fit 64 bits. m: NULL where only the shape is known. */
+CHECKED Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model *m);
 
 // ---- private and public integers (secure_weights.c) ------------------------------------------------------------------
 
