@@ -131,7 +131,7 @@ struct Table *table_new(const LookupSpec *s, Arena *a)
     t->cells = (size_t)1 << (s->t - s->k);
     t->columns = s->fn == FN_EXP ? 1 : s->border ? 3 : 2;
     t->bytes[0] = word_bytes(s->m0), t->bytes[1] = word_bytes(s->m1), t->bytes[2] = 8;
-    t->row = arena_new(a, void *, TABLE_COLUMNS << s->k);
+    t->row = arena_new(a, void *, (size_t)TABLE_COLUMNS << s->k);
     return t;
 }
 
