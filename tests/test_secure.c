@@ -9,12 +9,12 @@ enum { EVERY = (1 << MAT_COUNT) - 1 };
 
 typedef struct Case { ModelConfig config; uint32_t frozen, rank; unsigned kinds; Prefer prefer; Private private_part; } Case;
 
-static const ModelConfig plain_shape = {.width = 32, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 48, .vocab = 40, .context = 24,
-                                        .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2};
-static const ModelConfig odd_shape = {.width = 30, .layers = 3, .heads = 6, .kv_heads = 2, .head_dim = 10, .ffn = 37, .vocab = 33, .context = 70,
-                                      .norm_eps = 1e-6f, .rope_theta = 500000, .rope = {8, 1, 4, 16}, .tied = true, .bos = 1, .eos = 2};
-static const ModelConfig one_head = {.width = 16, .layers = 1, .heads = 1, .kv_heads = 1, .head_dim = 16, .ffn = 24, .vocab = 17, .context = 12,
-                                     .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = -1, .eos = -1};
+#define PLAIN_SHAPE {.width = 32, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 48, .vocab = 40, .context = 24, \
+                     .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
+#define ODD_SHAPE {.width = 30, .layers = 3, .heads = 6, .kv_heads = 2, .head_dim = 10, .ffn = 37, .vocab = 33, .context = 70, \
+                   .norm_eps = 1e-6f, .rope_theta = 500000, .rope = {8, 1, 4, 16}, .tied = true, .bos = 1, .eos = 2}
+#define ONE_HEAD {.width = 16, .layers = 1, .heads = 1, .kv_heads = 1, .head_dim = 16, .ffn = 24, .vocab = 17, .context = 12, \
+                  .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = -1, .eos = -1}
 
 static Model model;
 static Adapter adapter;
@@ -98,11 +98,16 @@ static double difference(const float *a, const float *b, size_t len, double *rms
 }
 
 static const Case cases[] = {
-    {plain_shape, 0, 4, EVERY, PREFER_EXCHANGES, PRIVATE_LORA}, {plain_shape, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA},
-    {plain_shape, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS}, {plain_shape, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS},
-    {odd_shape, 1, 3, 1 << MAT_Q | 1 << MAT_V, PREFER_EXCHANGES, PRIVATE_LORA}, {odd_shape, 1, 3, 1 << MAT_O | 1 << MAT_UP | 1 << MAT_DOWN, PREFER_BYTES, PRIVATE_LORA},
-    {odd_shape, 1, 5, EVERY, PREFER_EXCHANGES, PRIVATE_LAYERS}, {odd_shape, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS},
-    {one_head, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LORA}, {one_head, 0, 2, 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LORA}};
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_EXCHANGES, PRIVATE_LORA},
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA},
+    {PLAIN_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS},
+    {PLAIN_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS},
+    {ODD_SHAPE, 1, 3, 1 << MAT_Q | 1 << MAT_V, PREFER_EXCHANGES, PRIVATE_LORA},
+    {ODD_SHAPE, 1, 3, 1 << MAT_O | 1 << MAT_UP | 1 << MAT_DOWN, PREFER_BYTES, PRIVATE_LORA},
+    {ODD_SHAPE, 1, 5, EVERY, PREFER_EXCHANGES, PRIVATE_LAYERS},
+    {ODD_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS},
+    {ONE_HEAD, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LORA},
+    {ONE_HEAD, 0, 2, 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LORA}};
 enum { CASES = sizeof cases / sizeof *cases };
 
 TEST(close_to_the_float_network)
