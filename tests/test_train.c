@@ -19,7 +19,8 @@ static double weighted(const float *x, const float *weight, size_t len)
 }
 
 /* Compares grad[i] with a central difference of value(ctx) in x[i], at every `stride`-th place. */
-static void check_gradient(const char *what, float *x, const float *grad, size_t len, size_t stride, double step, double tolerance, double (*value)(void *ctx), void *ctx)
+static void check_gradient(const char *what, float *x, const float *grad, size_t len, size_t stride, double step, double tolerance,
+                           double (*value)(void *ctx), void *ctx)
 {
     for (size_t i = 0; i < len; i += stride) {
         float old = x[i];
@@ -37,7 +38,9 @@ static void check_gradient(const char *what, float *x, const float *grad, size_t
 // ---- layers ----------------------------------------------------------------------------------------------------------
 
 enum { ROWS = 5, WIDTH = 21, OUTS = 7 };
-typedef struct One { float in[ROWS * WIDTH], other[ROWS * WIDTH], w[OUTS * WIDTH], gain[WIDTH], out[ROWS * WIDTH], probe[ROWS * WIDTH]; } One;
+typedef struct One {
+    float in[ROWS * WIDTH], other[ROWS * WIDTH], w[OUTS * WIDTH], gain[WIDTH], out[ROWS * WIDTH], probe[ROWS * WIDTH];
+} One;
 
 static double linear_value(void *ctx)
 {
@@ -178,7 +181,17 @@ TEST(attention_backward_is_the_gradient)
 
 // ---- the network -----------------------------------------------------------------------------------------------------
 
-typedef struct Whole { Arena arena; Model model; Adapter adapter; Params params; float *values, *grad_values; Grads grads; Net net; NetScratch *scratch; Pack *pack; } Whole;
+typedef struct Whole {
+    Arena arena;
+    Model model;
+    Adapter adapter;
+    Params params;
+    float *values, *grad_values;
+    Grads grads;
+    Net net;
+    NetScratch *scratch;
+    Pack *pack;
+} Whole;
 
 static void samples_make(Sample *s, size_t count, Arena *a)
 {
@@ -201,7 +214,8 @@ static void whole_new(Whole *w, bool tied, bool tuned)
     params_bind_model(&w->model, w->values, &w->arena);
     params_init_model(&w->model, w->values, 0.3, 1);
     for (size_t i = 0; i < w->params.count; i++)           // norms away from one
-        if (w->params.block[i].len == c->width) for (size_t j = 0; j < c->width; j++) w->values[w->params.block[i].at + j] += (float)(test_random() - 0.5);
+        for (size_t j = 0; w->params.block[i].len == c->width && j < c->width; j++)
+            w->values[w->params.block[i].at + j] += (float)(test_random() - 0.5);
     w->net = (Net){.model = &w->model};
     if (tuned) {
         w->adapter.layers = c->layers, w->adapter.first = w->net.first = 1;
@@ -268,6 +282,189 @@ TEST(a_few_samples_are_learned_by_heart)
     CHECK_NEAR(log(37), first, 0.5);
     CHECK(last < 0.05);
     arena_free(&w.arena);
+}
+
+// ---- products by several threads -------------------------------------------------------------------------------------
+
+typedef struct Race { float *a, *b, *want, *got[2]; size_t m, n, k; size_t wrong[2]; } Race;
+
+static void race_body(void *ctx, size_t begin, size_t end)
+{
+    Race *r = ctx;
+    for (size_t t = begin; t < end; t++) {
+        for (int i = 0; i < 400; i++) {
+            product((Product){.alpha = 1}, r->got[t], r->n, r->a, r->k, r->b, r->n, r->m, r->n, r->k);
+            r->wrong[t] += memcmp(r->got[t], r->want, r->m * r->n * sizeof(float)) != 0;
+        }
+    }
+}
+
+TEST(threads_multiply_at_the_same_time)
+{
+    Arena a;
+    arena_init(&a, false);
+    threads_start(2);
+    Race r = {.m = 300, .n = 160, .k = 448};
+    r.a = arena_new(&a, float, r.m * r.k), r.b = arena_new(&a, float, r.k * r.n), r.want = arena_new(&a, float, r.m * r.n);
+    r.got[0] = arena_new(&a, float, r.m * r.n), r.got[1] = arena_new(&a, float, r.m * r.n);
+    fill(r.a, r.m * r.k, 1), fill(r.b, r.k * r.n, 1);
+    product((Product){.alpha = 1}, r.want, r.n, r.a, r.k, r.b, r.n, r.m, r.n, r.k);
+    parallel_for(2, 1, race_body, &r);
+    CHECK_EQUAL(0, r.wrong[0] + r.wrong[1]);
+    arena_free(&a);
+}
+
+// ---- recipes and runs ------------------------------------------------------------------------------------------------
+
+static const char *file_make(const char *name, const char *text)       // in the case's folder
+{
+    static char path[4][4200];
+    static unsigned next;
+    char *p = path[next++ % 4];
+    snprintf(p, sizeof path[0], "%s/%s", test_folder(), name);
+    CHECK_OK(file_write(p, text, strlen(text), 0644));
+    return p;
+}
+
+static Result recipe_try(RecipeKind kind, const char *text)
+{
+    Recipe r;
+    Result result = recipe_read(&r, file_make("recipe.yaml", text), kind);
+    recipe_free(&r);
+    return result;
+}
+
+#define GOOD "out: run\ntokenizer: t\nshape: {width: 8, layers: 1, heads: 2, ffn: 8}\ncontext: 16\nbatch_tokens: 64\n" \
+             "steps: 10\nlearning_rate: 1e-3\nsources:\n  - {kind: lines, path: a.txt, completion: \"{0}\"}\n"
+
+TEST(recipe_errors_are_named)
+{
+    CHECK_OK(recipe_try(RECIPE_TRAIN, GOOD));
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "colour: red\n"), "line 10: unknown field 'colour'");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "rank: 4\n"), "unknown field 'rank'");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "seed: many\n"), "seed must be a whole number");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "seed: -1\n"), "seed must lie between");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "seed: 1\nseed: 2\n"), "field 'seed' is there twice");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "warmup: 11\n"), "warmup (11)");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "epochs: 2\n"), "either 'steps' or 'epochs'");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "init: somewhere\n"), "either 'shape' or 'init'");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "dtype: F16\n"), "dtype");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "data_root: [1]\n"), "data_root");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, "out: a\n"), "lacks the field 'context'");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, "sources: [{kind: tables, path: a}]\n"), "kind must be");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, "sources: [{kind: lines, road: a}]\n"), "unknown field 'road'");
+    CHECK_FAILS(recipe_try(RECIPE_TUNE, "targets: [q_proj, z_proj]\n"), "'z_proj'");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, "out: [a\n"), "line ");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, ""), "empty");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, "- a\n"), "mapping");
+}
+
+static void corpus_make(void)
+{
+    static const char *const who[] = {"the cat", "a dog", "my friend", "the old man", "a bird"};
+    static const char *const does[] = {"sees", "likes", "finds", "hears", "wants"};
+    Buffer b = {0};
+    for (int i = 0; i < 400; i++)
+        buffer_format(&b, "%s %s %s number %d\n", who[(int)(test_random() * 5)], does[(int)(test_random() * 5)], who[i % 5], i);
+    buffer_u8(&b, 0);
+    file_make("corpus.txt", (const char *)b.data);
+    char path[4200];
+    snprintf(path, sizeof path, "%s/tokenizer.model", test_folder());
+    CHECK_OK(tokenizer_train((const char *)b.data, b.len - 1, 320, path));
+    buffer_free(&b);
+}
+
+#define RUN(out, checkpoint) "out: " out "\ncheckpoint_every: " checkpoint "\ncontext: 48\nbatch_tokens: 512\nsteps: 24\nlog_every: 6\n" \
+                  "eval_every: 12\nlearning_rate: 3e-3\nwarmup: 4\nsources:\n  - {kind: lines, path: corpus.txt, completion: \"{0}\"}\n"
+#define SHAPE "tokenizer: tokenizer.model\nshape: {width: 32, layers: 4, heads: 4, kv_heads: 2, ffn: 48}\n"
+
+typedef struct Stopper { int lines; } Stopper;
+static void stop_at_second_row(void *ctx, const char *line)
+{
+    Stopper *s = ctx;
+    if (!strncmp(line, "step ", 5) && ++s->lines == 2) raise(SIGTERM);
+}
+
+static void same_files(const char *a, const char *b)
+{
+    char path[2][4200];
+    Buffer text[2] = {{0}, {0}};
+    snprintf(path[0], sizeof path[0], "%s/%s", test_folder(), a);
+    snprintf(path[1], sizeof path[1], "%s/%s", test_folder(), b);
+    for (int i = 0; i < 2; i++) CHECK_OK(file_read(&text[i], path[i], 1 << 24));
+    CHECK_EQUAL(text[0].len, text[1].len);
+    CHECK(!memcmp(text[0].data, text[1].data, text[0].len));
+    for (int i = 0; i < 2; i++) buffer_free(&text[i]);
+}
+
+TEST(a_stopped_run_goes_on_bit_for_bit)
+{
+    corpus_make();
+    threads_start(2);
+    Stopper stopper = {0};
+    Progress say = {stop_at_second_row, &stopper};
+    TrainOptions plain = {.threads = 2}, stopped = {.threads = 2, .progress = &say}, resumed = {.threads = 2, .resume = true};
+    TrainOptions other = {.threads = 3, .resume = true};
+    CHECK_OK(train_run(file_make("a.yaml", RUN("a", "0") SHAPE), &plain));
+    const char *b = file_make("b.yaml", RUN("b", "0") SHAPE);
+    CHECK_FAILS(train_run(b, &resumed), "no run to resume");
+    CHECK_FAILS(train_run(b, &stopped), "stopped by a signal after step 13");      // noticed after the step that follows
+    CHECK_FAILS(train_run(b, &plain), "already");
+    CHECK_FAILS(train_run(b, &other), "threads");
+    CHECK_OK(train_run(b, &resumed));
+    same_files("a/model/model.safetensors", "b/model/model.safetensors");
+
+    #define TUNE "base: a/model\nfrozen: 2\nrank: 4\ntargets: [q_proj, v_proj, down_proj]\n"
+    CHECK_OK(tune_run(file_make("c.yaml", RUN("c", "0") TUNE), &plain));
+    const char *d = file_make("d.yaml", RUN("d", "0") TUNE);
+    stopper.lines = 0;
+    CHECK_FAILS(tune_run(d, &stopped), "stopped");
+    CHECK_OK(tune_run(d, &resumed));
+    same_files("c/adapter/adapter_model.safetensors", "d/adapter/adapter_model.safetensors");
+}
+
+TEST(a_damaged_checkpoint_is_refused)
+{
+    corpus_make();
+    TrainOptions plain = {.threads = 1}, resumed = {.threads = 1, .resume = true};
+    const char *recipe = file_make("a.yaml", RUN("a", "0") SHAPE);
+    CHECK_OK(train_run(recipe, &plain));
+    char path[4200];
+    Buffer good = {0};
+    snprintf(path, sizeof path, "%s/a/checkpoint.bin", test_folder());
+    CHECK_OK(file_read(&good, path, 1 << 24));
+    CHECK_OK(file_write(path, good.data, good.len - 9, 0644));
+    CHECK_FAILS(train_run(recipe, &resumed), "checkpoint");
+    good.data[good.len / 2] ^= 1;
+    CHECK_OK(file_write(path, good.data, good.len, 0644));
+    CHECK_FAILS(train_run(recipe, &resumed), "damaged");
+    good.data[0] ^= 1;
+    CHECK_OK(file_write(path, good.data, good.len, 0644));
+    CHECK_FAILS(train_run(recipe, &resumed), "not a checkpoint");
+    buffer_free(&good);
+}
+
+TEST(the_rate_rises_and_falls)
+{
+    CHECK_NEAR(0.1, schedule_rate(1, 0.1, 1, 10, 100), 1e-12);
+    CHECK_NEAR(1, schedule_rate(1, 0.1, 10, 10, 100), 1e-12);
+    CHECK_NEAR(0.55, schedule_rate(1, 0.1, 55, 10, 100), 1e-12);
+    CHECK_NEAR(0.1, schedule_rate(1, 0.1, 100, 10, 100), 1e-12);
+    CHECK_NEAR(1, schedule_rate(1, 0.1, 1, 0, 1000000), 1e-6);
+}
+
+TEST(adam_steps_as_published)
+{
+    float value = 1, m = 0, v = 0, grad = 0.5f;
+    ParamBlock block = {0, 1, true};
+    Params p = {&block, 1, 1};
+    Adam a = {0.9, 0.999, 1e-8, 0.1};
+    adam_step(&value, &m, &v, &grad, &p, &a, 0.01, 1);
+    CHECK_NEAR(1 - 0.01 * 0.1 - 0.01, value, 1e-6);        // at the first step both corrected moments are the gradient's own
+    grad = -0.5f;
+    adam_step(&value, &m, &v, &grad, &p, &a, 0.01, 2);
+    double after = (1 - 0.01 * 0.1) * (1 - 0.01 * 0.1 - 0.01), mean = (0.9 * 0.05 - 0.05) / (1 - 0.81);
+    CHECK_NEAR(after - 0.01 * mean / 0.5, value, 1e-6);
 }
 
 int main(int argc, char **argv) { return test_main(argc, argv); }

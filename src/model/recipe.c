@@ -123,7 +123,7 @@ static Result number_read(double *out, const Field *f, const yaml_node_t *node, 
     return OK;
 }
 
-/* The three floats among the reals are those of ModelConfig: `narrow`. */
+/* narrow: the real is a float, as those of ModelConfig are, and not a double. */
 static Result field_read(const Reader *r, void *object, const Field *f, const yaml_node_t *node, const char *folder, bool narrow)
 {
     const char *text = text_of(node);
@@ -150,9 +150,10 @@ static const Field *field_find(const Field *fields, const char *name, unsigned u
     return NULL;
 }
 
-/* Calls for every key of a mapping; `special` (may be NULL) takes those that are no plain value. */
+/* Takes the keys whose values are no plain ones. */
 typedef Result (*SpecialKey)(Reader *r, const char *key, const yaml_node_t *value, bool *taken);
 
+/* Reads every key of a mapping into `object`, and checks that the required ones are there. special may be NULL. */
 static Result mapping_read(Reader *r, void *object, const Field *fields, const yaml_node_t *node, const char *what, const char *folder,
                            SpecialKey special)
 {
@@ -237,8 +238,9 @@ static Result data_root_read(Reader *r, const yaml_node_t *root)
         const char *key = text_of(yaml_document_get_node(r->document, p->key));
         const yaml_node_t *value = yaml_document_get_node(r->document, p->value);
         if (!key || strcmp(key, "data_root")) continue;
-        if (!text_of(value) || !*text_of(value)) return fail(FAIL_DATA, "line %zu: data_root must be a path", line_of(value ? value : root));
-        r->data_root = path_join(&r->recipe->arena, r->folder, text_of(value));
+        const char *text = text_of(value);
+        if (!text || !*text) return fail(FAIL_DATA, "line %zu: data_root must be a path", line_of(value ? value : root));
+        r->data_root = path_join(&r->recipe->arena, r->folder, text);
     }
     return OK;
 }
@@ -252,6 +254,7 @@ static Result shape_check(Recipe *o)
     if (!c->head_dim) c->head_dim = c->width / c->heads;
     if (c->heads % c->kv_heads) return fail(FAIL_DATA, "shape: heads (%u) is no multiple of kv_heads (%u)", c->heads, c->kv_heads);
     if (!c->head_dim || c->head_dim % 2) return fail(FAIL_DATA, "shape: head_dim (%u) is not even", c->head_dim);
+    if (o->init_std <= 0) o->init_std = 0.8 / sqrt((double)c->width);
     c->context = o->context;
     c->rope = (RopeScaling){.factor = 1};
     c->tied = true;
@@ -285,7 +288,8 @@ static Result recipe_check(Recipe *o, RecipeKind kind)
 static void recipe_defaults(Recipe *o)
 {
     *o = (Recipe){.log_every = 20, .eval_every = 200, .eval_tokens = 32768, .checkpoint_every = 500, .seed = 1,
-                  .min_ratio = 0.1, .weight_decay = 0.1, .clip = 1, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .init_std = 0.02, .dtype = "F32", .frozen = 0.5};
+                  .min_ratio = 0.1, .weight_decay = 0.1, .clip = 1, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8,
+                  .dtype = "F32", .frozen = 0.5};
     o->shape.norm_eps = 1e-5f, o->shape.rope_theta = 10000;
     for (MatrixKind m = 0; m < MAT_COUNT; m++) o->target[m] = true;
     arena_init(&o->arena, false);
@@ -304,7 +308,7 @@ static Result document_read(Recipe *out, const Buffer *text, const char *path, R
     }
     const char *slash = strrchr(path, '/');
     Reader r = {.recipe = out, .document = &document, .use = kind == RECIPE_TRAIN ? IN_TRAIN : IN_TUNE,
-                .folder = slash ? arena_format(&out->arena, "%.*s", (int)(slash - path), path) : "."};
+                .folder = slash == path ? "/" : slash ? arena_format(&out->arena, "%.*s", (int)(slash - path), path) : "."};
     const yaml_node_t *root = yaml_document_get_root_node(&document);
     Result result = root ? data_root_read(&r, root) : fail(FAIL_DATA, "the recipe is empty");
     if (!failed(result)) result = mapping_read(&r, out, recipe_fields, root, "the recipe", r.folder, recipe_special);

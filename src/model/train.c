@@ -51,8 +51,8 @@ static Result shape_find(WholeRun *run, Model *old)
     if (r->context > old->config.context)
         return fail(FAIL_DATA, "context %u is more than the %u of %s", r->context, old->config.context, r->init);
     uint32_t tokens = tokenizer_vocab(run->tokenizer);
-    if (tokens > old->config.vocab) return fail(FAIL_DATA, "%s has %u tokens, %s room for %u", r->tokenizer, tokens, r->init, old->config.vocab);
-    return OK;
+    if (tokens <= old->config.vocab) return OK;
+    return fail(FAIL_DATA, "%s has %u tokens, %s room for %u", r->tokenizer, tokens, r->init, old->config.vocab);
 }
 
 static Result whole_run(WholeRun *run, Model *old, const char *path, const TrainOptions *o)
