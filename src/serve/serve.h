@@ -47,12 +47,13 @@ typedef struct ProviderOptions {
     Identity *identity;
     const uint8_t (*clients)[32]; size_t client_count;        // who may connect
     Setting setting;
-    Address third;                             // 3pc
+    Address third;                             // 3pc; dealer: its key alone, which signed the pool
     const char *pool, *tape;                   // dealer: the pool file and the provider's tape of it
     uint32_t sessions;                         // end after so many sessions; 0: never
     const Progress *progress;
     void (*announce)(void *ctx, uint16_t port); void *announce_ctx;
 } ProviderOptions;
+/* A session that fails is reported through `progress`, and the next one is served. The result is that of the last. */
 CHECKED Result provider_serve(const Bundle *b, const ProviderOptions *o);
 
 // ---- the third -------------------------------------------------------------------------------------------------------
@@ -72,6 +73,14 @@ CHECKED Result third_serve(const ThirdOptions *o);
  * dials the third and leaves its own tape file. name: what both agreed to call it (16 bytes). */
 CHECKED Result provider_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t client[32], const uint8_t name[16], uint32_t positions, const char *tape);
 CHECKED Result client_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t provider[32], const uint8_t name[16], uint32_t positions, const char *tape);
+
+/* What the header of a pool says (pool_header of crypto.h). */
+typedef struct PoolAbout {
+    uint64_t positions;
+    uint8_t name[16], client[32], provider[32], third[32];    // public keys
+    uint8_t config[HASH_BYTES], plan[HASH_BYTES], public_model[HASH_BYTES], commitment[HASH_BYTES];
+} PoolAbout;
+CHECKED Result pool_about(PoolAbout *out, const uint8_t *header, size_t len);
 
 // ---- the client ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,345 @@
+/* provider.c - the provider: listens for clients, and serves one after the other.
+ *
+ * A session that fails is over for all three: the others are told why in one line, and the next client is served. */
+#include "serve/party.h"
+
+#include <string.h>
+
+enum { AHEAD = 4 };                            // single rows that the third is asked for before they are needed
+
+typedef struct Provider {
+    const Bundle *b;
+    const ProviderOptions *o;
+    Agreement agreement;
+    uint8_t commitment[HASH_BYTES], pad_seed[KEY_BYTES];
+    KnownPrefix known;                         // of every conversation
+    Arena arena;
+    Pool *pool;                                // dealer
+    const uint8_t *header;
+    size_t header_len;
+    PoolAbout about;
+    Segments tape;                             // dealer: one tape for all sessions
+    Listener *listener;
+} Provider;
+
+typedef struct Session {
+    Provider *p;
+    size_t who;                                // index of the client's key
+    Channel *client, *third;
+    Engine *engine;
+    SecureNet *net;
+    Arena arena;
+    Segments *segments, live;
+    LiveFeed words;                            // 3pc
+    PoolFeed segment;                          // dealer
+    bool computing;                            // a failure now may speak of private weights
+    uint32_t more, asked, steps;               // of the conversation: steps planned, asked of the third, made
+} Session;
+
+static bool is_live(const Session *s) { return s->p->o->setting == SETTING_3PC; }
+
+// ---- before the first client -----------------------------------------------------------------------------------------
+
+/* Keys and values of the known positions, by the float network with its adapter. */
+static Result known_make(Provider *p)
+{
+    const Bundle *b = p->b;
+    const Plan *plan = &b->plan;
+    if (!plan->known) return OK;
+    PlainState *s = plain_new(&b->model, bundle_adapter(b), plan->known, &p->arena);
+    float *x = arena_new(&p->arena, float, b->model.config.width);
+    const float **keys = arena_new(&p->arena, const float *, plan->layers), **values = arena_new(&p->arena, const float *, plan->layers);
+    GUARD(plain_embed(s, x, &(int32_t){bundle_bos(b)}, 1));
+    plain_layers(s, x, 1, 0, b->model.config.layers);
+    for (uint32_t l = 0; l < plan->layers; l++) {
+        keys[l] = plain_keys(s, plan->frozen + l);
+        values[l] = plain_values(s, plan->frozen + l);
+    }
+    p->known = (KnownPrefix){keys, values};
+    return OK;
+}
+
+static Result pool_ready(Provider *p)
+{
+    const ProviderOptions *o = p->o;
+    uint8_t hash[HASH_BYTES];
+    Agreement of;
+    if (!o->pool || !o->tape) return fail(FAIL_USE, "setting 'dealer' needs a pool and the provider's tape of it");
+    p->tape.keys.secret = true;
+    GUARD(pool_open(&p->pool, o->pool, o->third.key));
+    pool_header(p->pool, &p->header, &p->header_len);
+    GUARD(fail_in(pool_about(&p->about, p->header, p->header_len), "%s", o->pool));
+    if (p->header_len > HEADER_LIMIT) return fail(FAIL_DATA, "%s: a header of %zu bytes", o->pool, p->header_len);
+    memcpy(of.config, p->about.config, HASH_BYTES);
+    memcpy(of.plan, p->about.plan, HASH_BYTES);
+    memcpy(of.public_model, p->about.public_model, HASH_BYTES);
+    GUARD(fail_in(agreement_check(&p->agreement, &of, "pool"), "%s", o->pool));
+    if (memcmp(p->about.provider, o->identity->public_key, 32) != 0) return fail(FAIL_DATA, "%s: was made for another provider", o->pool);
+    if (memcmp(p->about.commitment, p->commitment, HASH_BYTES) != 0) return fail(FAIL_DATA, "%s: was made for another adapter", o->pool);
+    GUARD(tape_open(&p->tape.tape, o->tape));
+    hash_bytes(hash, p->header, p->header_len);
+    if (memcmp(tape_id(p->tape.tape), hash, 16) != 0) return fail(FAIL_DATA, "%s: is not the tape of %s", o->tape, o->pool);
+    if (tape_segments(p->tape.tape) != pool_segments(p->pool)) return fail(FAIL_DATA, "%s: its length is not that of %s", o->tape, o->pool);
+    if (tape_mark(p->tape.tape) > 0) return fail(FAIL_CRYPTO, "%s: is used: a pool serves one conversation, which has begun before", o->pool);
+    return OK;
+}
+
+static Result provider_ready(Provider *p)
+{
+    const ProviderOptions *o = p->o;
+    if (o->setting != SETTING_DEALER && o->setting != SETTING_3PC)
+        return fail(FAIL_USE, "setting '%s' has no provider: 'dealer' and '3pc' have", setting_names[o->setting]);
+    GUARD(agreement_make(&p->agreement, p->b));
+    GUARD(provider_secrets(p->commitment, p->pad_seed, p->b, o->identity));
+    GUARD(known_make(p));
+    if (o->setting == SETTING_DEALER) GUARD(pool_ready(p));
+    GUARD(listener_open(&p->listener, o->host, o->port));
+    if (o->announce) o->announce(o->announce_ctx, listener_port(p->listener));
+    return OK;
+}
+
+// ---- opening a session -----------------------------------------------------------------------------------------------
+
+static Result pool_accept(const Session *s, const ClientHello *h)
+{
+    const Provider *p = s->p;
+    if (tape_mark(p->tape.tape) > 0) return fail(FAIL_CRYPTO, "the pool is used: it serves one conversation, which has begun before");
+    if (memcmp(p->o->clients[s->who], p->about.client, 32) != 0) return fail(FAIL_PEER, "the pool was made for another client");
+    if (memcmp(h->tape, tape_id(p->tape.tape), sizeof h->tape) != 0) return fail(FAIL_PEER, "the pool differs: the client's tape is not of this one");
+    if (h->tape_mark > 0) return fail(FAIL_CRYPTO, "the pool is used: the client's tape of it has begun before");
+    if (h->tape_segments != pool_segments(p->pool)) return fail(FAIL_PEER, "the pool differs: the client's tape has another length");
+    return OK;
+}
+
+static Result client_meet(Session *s, ClientHello *theirs, ProviderHello *mine)
+{
+    const Provider *p = s->p;
+    channel_timeout(s->client, HELLO_SECONDS);
+    GUARD(client_hello_receive(s->client, theirs));
+    if (theirs->setting != p->o->setting)
+        return fail(FAIL_PEER, "the setting differs: '%s' here, '%s' at the client", setting_names[p->o->setting], setting_names[theirs->setting]);
+    GUARD(agreement_check(&p->agreement, &theirs->agreement, "client"));
+    if (!is_live(s)) GUARD(pool_accept(s, theirs));
+    *mine = (ProviderHello){.agreement = p->agreement, .header_len = p->header_len};
+    memcpy(mine->session, theirs->session, SESSION_BYTES);
+    random_bytes(mine->random, sizeof mine->random);
+    memcpy(mine->commitment, p->commitment, HASH_BYTES);
+    memcpy(mine->pad_seed, p->pad_seed, KEY_BYTES);
+    if (p->header_len) memcpy(mine->header, p->header, p->header_len);
+    GUARD(provider_hello_send(s->client, mine));
+    channel_timeout(s->client, 3 * HELLO_SECONDS);                     // the client greets the third meanwhile
+    return message_expect(s->client, MSG_GO, "client");
+}
+
+static Result third_meet(Session *s, const ClientHello *client)
+{
+    const Provider *p = s->p;
+    const ProviderOptions *o = p->o;
+    ThirdHello h = {.role = ROLE_SERVER, .agreement = p->agreement};
+    memcpy(h.session, client->session, SESSION_BYTES);
+    memcpy(h.partner, o->clients[s->who], 32);
+    memcpy(h.commitment, p->commitment, HASH_BYTES);
+    random_bytes(h.tape_seed, sizeof h.tape_seed);
+    Result r = fail_in(channel_connect(&s->third, o->third.host, o->third.port, o->identity, o->third.key, CONNECT_SECONDS), "third");
+    if (!failed(r)) {
+        channel_name(s->third, "third");
+        channel_timeout(s->third, HELLO_SECONDS);
+        segments_live(&s->live, h.tape_seed);
+        r = third_hello_send(s->third, &h);
+    }
+    wipe(h.tape_seed, sizeof h.tape_seed);
+    GUARD(r);
+    GUARD(message_expect(s->third, MSG_GO, "third"));
+    return shape_send(s->third, &p->b->plan, &p->b->model.config);
+}
+
+static Result net_new(Session *s, const ClientHello *theirs, const ProviderHello *mine)
+{
+    const Bundle *b = s->p->b;
+    uint8_t seed[KEY_BYTES];
+    if (is_live(s)) live_feed(&s->words, s->third);
+    else pool_feed(&s->segment, s->p->pool);
+    s->engine = engine_new(ROLE_SERVER, s->client, is_live(s) ? &s->words.feed : &s->segment.feed);
+    session_seed(seed, theirs->random, mine->random, theirs->session);
+    engine_shared_seed(s->engine, seed);
+    engine_pad_seed(s->engine, s->p->pad_seed);
+    wipe(seed, sizeof seed);
+    return secure_new(&s->net, s->engine, &s->arena, &b->model.config, &b->plan, &b->model, bundle_adapter(b));
+}
+
+static Result session_open(Session *s)
+{
+    ClientHello theirs = {0};
+    ProviderHello mine = {0};
+    Report ready = {0};
+    Result r = client_meet(s, &theirs, &mine);
+    if (!failed(r) && is_live(s)) r = third_meet(s, &theirs);
+    if (!failed(r)) {
+        s->computing = true;
+        r = net_new(s, &theirs, &mine);
+        s->computing = failed(r);
+    }
+    wipe(&theirs, sizeof theirs);
+    wipe(&mine, sizeof mine);
+    GUARD(r);
+    s->segments = is_live(s) ? &s->live : &s->p->tape;
+    if (is_live(s)) {
+        channel_timeout(s->third, WORK_SECONDS);
+        GUARD(pins_send(s->third, s->net));
+        GUARD(message_expect(s->third, MSG_READY, "third"));
+        ChannelCount n = channel_count(s->third);
+        ready = (Report){n.sent, n.received};
+    } else {
+        ready.first = plan_setup_bytes(&s->p->b->plan, &s->p->b->model.config);   // sent when the pool was made
+    }
+    return report_send(s->client, MSG_READY, &ready);
+}
+
+// ---- a conversation --------------------------------------------------------------------------------------------------
+
+/* Keeps the third AHEAD rows before the conversation, and never beyond what was planned. */
+static Result third_ask(Session *s)
+{
+    for (; is_live(s) && s->asked < s->more && s->asked < s->steps + AHEAD; s->asked++) GUARD(message_send(s->third, MSG_STEP));
+    return OK;
+}
+
+static Result conversation_reserve(Session *s, const Begin *b)
+{
+    uint32_t room = bundle_room(s->p->b);
+    if (b->rows > room || b->more > room - b->rows)
+        return fail(FAIL_PEER, "the client asks for %u and %u positions, which do not fit the plan's context of %u", b->rows, b->more, s->p->b->plan.context);
+    uint64_t count = (uint64_t)b->rows + b->more;
+    s->more = b->more;
+    s->asked = s->steps = 0;
+    GUARD(segments_check(s->segments, count));
+    if (is_live(s)) {
+        GUARD(begin_send(s->third, b));
+        GUARD(third_ask(s));
+        return segments_reserve(s->segments, count, false);
+    }
+    GUARD(segments_reserve(s->segments, count, true));
+    GUARD(message_send(s->client, MSG_RESERVED));
+    return message_expect(s->client, MSG_RESERVED, "client");
+}
+
+static Result batch(Session *s, size_t rows, bool last_only)
+{
+    uint64_t first = s->segments->next;
+    const uint8_t (*keys)[KEY_BYTES] = segments_take(s->segments, rows);
+    if (!is_live(s)) GUARD(pool_feed_load(&s->segment, first, rows, keys));
+    engine_begin(s->engine, rows, first, NULL, keys);
+    s->computing = true;
+    GUARD(secure_forward(s->net, rows, NULL, &s->p->known, NULL, last_only));
+    s->computing = false;
+    return OK;
+}
+
+static uint64_t words_so_far(const Session *s)
+{
+    return is_live(s) ? s->words.bytes : s->segment.bytes;
+}
+
+static Result conversation(Session *s, const Begin *b, Buffer *frame)
+{
+    uint64_t before = words_so_far(s), middle;
+    GUARD(conversation_reserve(s, b));
+    channel_timeout(s->client, WORK_SECONDS);
+    secure_restart(s->net);
+    GUARD(batch(s, b->rows, !b->every));
+    middle = words_so_far(s);
+    for (;;) {
+        Message m;
+        Cursor body;
+        channel_timeout(s->client, IDLE_SECONDS);
+        GUARD(message_next(s->client, frame, 64, &m, &body, "client"));
+        GUARD(cursor_end(&body));
+        if (m == MSG_END) break;
+        if (m != MSG_STEP) return message_unexpected(m, "step' or 'end", "client");
+        if (s->steps == s->more) return fail(FAIL_PEER, "the client goes beyond the %u steps that it reserved", s->more);
+        channel_timeout(s->client, WORK_SECONDS);
+        s->steps++;
+        GUARD(third_ask(s));
+        GUARD(batch(s, 1, true));
+    }
+    segments_end(s->segments);
+    if (is_live(s)) {
+        GUARD(message_send(s->third, MSG_END));
+        GUARD(live_feed_drain(&s->words));
+    }
+    return report_send(s->client, MSG_REPORT, &(Report){middle - before, words_so_far(s) - middle});
+}
+
+static Result session_serve(Session *s, Buffer *frame)
+{
+    GUARD(session_open(s));
+    for (;;) {
+        Message m;
+        Cursor body;
+        Begin b;
+        channel_timeout(s->client, IDLE_SECONDS);
+        GUARD(message_next(s->client, frame, 64, &m, &body, "client"));
+        if (m == MSG_BYE) return s->third ? message_send(s->third, MSG_BYE) : OK;
+        if (m != MSG_BEGIN) return message_unexpected(m, "begin' or 'bye", "client");
+        GUARD(begin_parse(&b, &body));
+        GUARD(conversation(s, &b, frame));
+    }
+}
+
+// ---- one client after the other --------------------------------------------------------------------------------------
+
+static Result session_run(Provider *p, Channel *client, size_t who)
+{
+    Session s = {.p = p, .who = who, .client = client};
+    Buffer frame = {0};
+    arena_init(&s.arena, true);
+    channel_name(client, "client");
+    Result r = session_serve(&s, &frame);
+    r = party_abort(r, s.computing && !failure_is_public(r), s.client, s.third);
+    channel_close(s.client);
+    channel_close(s.third);
+    secure_free(s.net);
+    engine_free(s.engine);
+    if (s.segments) segments_end(s.segments);
+    if (s.live.tape) segments_free(&s.live);
+    live_feed_free(&s.words);
+    pool_feed_free(&s.segment);
+    buffer_free(&frame);
+    arena_free(&s.arena);
+    return r;
+}
+
+static Result provider_loop(Provider *p)
+{
+    const ProviderOptions *o = p->o;
+    Result last = OK;
+    for (uint32_t done = 0; o->sessions == 0 || done < o->sessions;) {
+        Channel *c;
+        size_t who;
+        Result r = channel_accept(&c, &who, p->listener, o->identity, o->clients, o->client_count, -1);
+        if (r.kind == FAIL_SYSTEM) return r;
+        if (failed(r)) {
+            progress(o->progress, "refused: %s", result_text());
+            continue;
+        }
+        last = session_run(p, c, who);
+        done++;
+        if (failed(last)) progress(o->progress, "session failed: %s", result_text());
+        else progress(o->progress, "session over");
+    }
+    return last;
+}
+
+Result provider_serve(const Bundle *b, const ProviderOptions *o)
+{
+    Provider p = {.b = b, .o = o};
+    arena_init(&p.arena, true);
+    Result r = provider_ready(&p);
+    if (!failed(r)) r = provider_loop(&p);
+    listener_close(p.listener);
+    segments_free(&p.tape);
+    pool_close(p.pool);
+    arena_free(&p.arena);
+    wipe(&p, sizeof p);
+    return r;
+}
