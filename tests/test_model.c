@@ -142,10 +142,10 @@ TEST(config_that_cannot_be_run)
         {"\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}", "linear"}, {"\"rope_scaling\": {\"rope_type\": \"yarn\"}", "yarn"},
         {"\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8}", "low_freq_factor"}, {"\"rope_scaling\": 3", "rope_scaling"},
         {"\"num_key_value_heads\": 3", "num_key_value_heads"}, {"\"head_dim\": 7", "head_dim"}, {"\"head_dim\": 0", "head_dim"},
-        {"\"head_dim\": 4096", "head_dim"}, {"\"eos_token_id\": 300",
-                                             "eos_token_id"}, {"\"architectures\": [\"MistralForCausalLM\"]", "Mistral"},
-        {"\"rms_norm_eps\": -1", "rms_norm_eps"}, {"\"rope_theta\": 0", "rope_theta"}, {"\"max_position_embeddings\": 0",
-                                                                                        "max_position_embeddings"},
+        {"\"head_dim\": 4096", "head_dim"}, {"\"eos_token_id\": 300", "eos_token_id"},
+        {"\"architectures\": [\"MistralForCausalLM\"]", "Mistral"},
+        {"\"rms_norm_eps\": -1", "rms_norm_eps"}, {"\"rope_theta\": 0", "rope_theta"},
+        {"\"max_position_embeddings\": 0", "max_position_embeddings"},
         {"\"tie_word_embeddings\": 1", "tie_word_embeddings"}, {"\"partial_rotary_factor\": 0.5", "partial_rotary_factor"},
         {"\"hidden_size\": 64", "duplicate"},
     };
@@ -153,12 +153,12 @@ TEST(config_that_cannot_be_run)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) CHECK_FAILS(parse_config(&c, cases[i].more), cases[i].names);
     static const struct { const char *text, *names; } whole[] = {
         {"{}", "model_type"}, {"[]", "object"}, {"{\"model_type\": \"gpt2\"}", "gpt2"}, {"{\"model_type\": \"llama\"}", "hidden_size"},
-        {"{\"model_type\": \"llama\", \"hidden_size\": 1e9}",
-         "hidden_size"}, {"{\"model_type\": \"llama\", \"hidden_size\": 9000000000}", "hidden_size"},
+        {"{\"model_type\": \"llama\", \"hidden_size\": 1e9}", "hidden_size"},
+        {"{\"model_type\": \"llama\", \"hidden_size\": 9000000000}", "hidden_size"},
         {"{" BASE, "JSON"},
     };
-    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) CHECK_FAILS(config_parse(&c, whole[i].text, strlen(whole[i].text)),
-                                                                          whole[i].names);
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
+        CHECK_FAILS(config_parse(&c, whole[i].text, strlen(whole[i].text)), whole[i].names);
 }
 
 TEST(config_round_trip)
@@ -214,8 +214,8 @@ TEST(tensor_headers_that_are_refused)
     Arena a;
     TensorFile f;
     arena_init(&a, false);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) CHECK_FAILS(parse_tensors(&f, cases[i].header, cases[i].size, &a),
-                                                                          cases[i].names);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        CHECK_FAILS(parse_tensors(&f, cases[i].header, cases[i].size, &a), cases[i].names);
     uint8_t big[16] = {0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}, none[8] = {0};
     CHECK_FAILS(tensors_parse(&f, big, sizeof big, &a), "header of 18446744073709551615 bytes");
     CHECK_FAILS(tensors_parse(&f, big, 7, &a), "");
@@ -465,12 +465,11 @@ TEST(adapter_configs)
     static const struct { const char *more, *names; } cases[] = {
         {"\"use_dora\": true", "use_dora"}, {"\"modules_to_save\": [\"lm_head\"]", "modules_to_save"}, {"\"bias\": \"all\"", "bias"},
         {"\"rank_pattern\": {\"q_proj\": 8}", "rank_pattern"}, {"\"alpha_pattern\": {\"q_proj\": 8}", "alpha_pattern"},
-        {"\"task_type\": \"SEQ_CLS\"", "SEQ_CLS"}, {"\"init_lora_weights\": \"pissa\"",
-                                                    "pissa"}, {"\"target_modules\": \".*q_proj\"", "pattern"},
-        {"\"target_modules\": [\"lm_head\"]", "lm_head"}, {"\"target_modules\": [\"proj\"]",
-                                                           "'proj'"}, {"\"target_modules\": [\"\"]", "''"},
-        {"\"target_modules\": [\"model.layers.7.mlp.up_proj\"]",
-         "layers.7"}, {"\"target_modules\": [\"q_proj\"], \"layers_to_transform\": [5]", "layers_to_transform"},
+        {"\"task_type\": \"SEQ_CLS\"", "SEQ_CLS"}, {"\"init_lora_weights\": \"pissa\"", "pissa"},
+        {"\"target_modules\": \".*q_proj\"", "pattern"}, {"\"target_modules\": [\"lm_head\"]", "lm_head"},
+        {"\"target_modules\": [\"proj\"]", "'proj'"}, {"\"target_modules\": [\"\"]", "''"},
+        {"\"target_modules\": [\"model.layers.7.mlp.up_proj\"]", "layers.7"},
+        {"\"target_modules\": [\"q_proj\"], \"layers_to_transform\": [5]", "layers_to_transform"},
         {"\"lora_bias\": true", "lora_bias"}, {"\"x\": 1", "target_modules"},
         {"\"target_modules\": [\"q_proj\"], \"layers_pattern\": \"h\"", "layers_pattern"},
     };
