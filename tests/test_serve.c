@@ -1,0 +1,620 @@
+/* test_serve.c - the three parties over TLS on this machine, each a process: generation in both settings against the float network,
+ * and that whatever goes wrong ends for everyone within seconds, with a line that names it. */
+#define TEST_SECONDS 100
+#include "models.h"
+#include "serve/serve.h"
+
+#include <sys/time.h>
+
+static const ModelConfig shape = {.width = 32, .layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .vocab = 310, .context = 40,
+                                  .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2};
+enum { FROZEN = 1, RANK = 3, EVERY = (1 << MAT_COUNT) - 1, SECONDS = 12 };
+static const double near = 0.25;               // of logits, whose rms is about 1.5
+
+static char folder[4096], plan_path[4200];
+static Identity client_id, provider_id, third_id, stranger_id;
+static Bundle bundle;                          // with the adapter
+
+static const char *in_folder(const char *name)
+{
+    static char path[4][4200];
+    static int next;
+    char *p = path[next++ % 4];
+    snprintf(p, sizeof path[0], "%s/%s", folder, name);
+    return p;
+}
+
+static const char sentences[] = "the quick brown fox jumps over the lazy dog\nsmall models learn small words\nwe keep the prompt and the weights apart\n"
+                                "a third deals the masks and sees no text\nnothing is sent before everyone agrees\n";
+
+static void write_model(const char *dir, double size)
+{
+    Model m;
+    random_model(&m, &shape, size);
+    CHECK_OK(folder_make(in_folder(dir), 0700));
+    CHECK_OK(model_save(&m, in_folder(dir), "F32"));
+    char path[4200];
+    snprintf(path, sizeof path, "%s/tokenizer.model", in_folder(dir));
+    CHECK_OK(tokenizer_train(sentences, sizeof sentences - 1, 300, path));
+    model_free(&m);
+}
+
+static void write_plan(const Model *m, const Adapter *a, uint32_t context, const char *path)
+{
+    static int32_t tokens[600];
+    Plan p;
+    for (size_t i = 0; i < 600; i++) tokens[i] = 3 + (int32_t)(test_random() * (shape.vocab - 3));
+    PlanOptions o = {context, FROZEN, PREFER_EXCHANGES, PRIVATE_LORA};
+    CHECK_OK(plan_make(&p, m, a, &o, tokens, 600));
+    CHECK_OK(plan_save(&p, path));
+    plan_free(&p);
+}
+
+static void setup(void)
+{
+    crypto_init(false);
+    signal(SIGPIPE, SIG_DFL);
+    snprintf(folder, sizeof folder, "%s", test_folder());
+    identity_generate(&client_id), identity_generate(&provider_id), identity_generate(&third_id), identity_generate(&stranger_id);
+    write_model("model", 1.5);
+    Model m;
+    Adapter a;
+    CHECK_OK(model_load(&m, in_folder("model")));
+    random_adapter(&a, &shape, FROZEN, RANK, EVERY, 0.5);
+    CHECK_OK(folder_make(in_folder("adapter"), 0700));
+    CHECK_OK(adapter_save(&a, in_folder("adapter"), &shape, "model"));
+    snprintf(plan_path, sizeof plan_path, "%s/adapter/marill-plan.json", folder);
+    write_plan(&m, &a, 0, plan_path);
+    model_free(&m), adapter_free(&a);
+    CHECK_OK(bundle_load(&bundle, in_folder("model"), in_folder("adapter"), NULL, true));
+}
+
+// ---- parties as processes --------------------------------------------------------------------------------------------
+
+typedef struct Process { pid_t id; int port_pipe; uint16_t port; char name[32]; } Process;
+
+static void announce(void *ctx, uint16_t port)
+{
+    if (write(*(int *)ctx, &port, sizeof port) != sizeof port) exit(1);
+}
+
+static void log_line(void *ctx, const char *line)
+{
+    FILE *f = fopen(ctx, "a");
+    if (f) fprintf(f, "%s\n", line), fclose(f);
+}
+
+/* The parent gets the port; the child goes on in `run`, whose failure it writes to NAME.out. */
+static void process_start(Process *p, const char *name, Result (*run)(int pipe, void *ctx), void *ctx)
+{
+    int ends[2];
+    static char out[4200];
+    CHECK(pipe(ends) == 0);
+    snprintf(p->name, sizeof p->name, "%s", name);
+    fflush(NULL);
+    p->id = fork();
+    if (p->id == 0) {
+        close(ends[0]);
+        alarm(TEST_SECONDS);
+        snprintf(out, sizeof out, "%s/%s.out", folder, name);
+        Result r = run(ends[1], ctx);
+        log_line(out, failed(r) ? result_text() : "fine");
+        _exit(failed(r));
+    }
+    close(ends[1]);
+    p->port_pipe = ends[0];
+}
+
+static void process_port(Process *p)
+{
+    if (read(p->port_pipe, &p->port, sizeof p->port) != sizeof p->port) p->port = 0;
+    close(p->port_pipe);
+}
+
+/* Waits at most SECONDS for it to end; what it said must contain `part`. */
+static void process_end(Process *p, const char *part)
+{
+    int status;
+    double until = clock_seconds() + SECONDS;
+    while (waitpid(p->id, &status, WNOHANG) == 0) {
+        if (clock_seconds() > until) fprintf(stderr, "the %s goes on\n", p->name), exit(1);
+        usleep(5000);
+    }
+    char path[4300];
+    Buffer text = {0};
+    snprintf(path, sizeof path, "%s/%s.out", folder, p->name);
+    CHECK_OK(file_read(&text, path, 1 << 16));
+    if (!strstr((const char *)text.data, part)) fprintf(stderr, "the %s said '%s', which does not name '%s'\n", p->name, (const char *)text.data, part), exit(1);
+    buffer_free(&text);
+}
+
+static void process_kill(Process *p)
+{
+    kill(p->id, SIGKILL);
+    waitpid(p->id, NULL, 0);
+}
+
+typedef struct Setup { Setting setting; uint16_t third_port; uint32_t sessions; const char *pool, *tape; } Setup;
+
+static Result provider_main(int pipe, void *ctx)
+{
+    const Setup *s = ctx;
+    static char log[4200];
+    snprintf(log, sizeof log, "%s/provider.out", folder);
+    ProviderOptions o = {.host = "127.0.0.1", .identity = &provider_id, .clients = (const uint8_t (*)[32])client_id.public_key, .client_count = 1,
+                         .setting = s->setting, .third = {.host = "127.0.0.1", .port = s->third_port}, .pool = s->pool, .tape = s->tape,
+                         .sessions = s->sessions, .progress = &(Progress){log_line, log}, .announce = announce, .announce_ctx = &pipe};
+    memcpy(o.third.key, third_id.public_key, 32);
+    return provider_serve(&bundle, &o);
+}
+
+static Result third_main(int pipe, void *ctx)
+{
+    const Setup *s = ctx;
+    ThirdOptions o = {.host = "127.0.0.1", .identity = &third_id, .clients = (const uint8_t (*)[32])client_id.public_key, .client_count = 1,
+                      .providers = (const uint8_t (*)[32])provider_id.public_key, .provider_count = 1, .pool = s->pool, .sessions = s->sessions,
+                      .announce = announce, .announce_ctx = &pipe};
+    return third_serve(&o);
+}
+
+static Process provider, third;
+
+static void start_live(uint32_t sessions)
+{
+    static Setup s;
+    s = (Setup){.setting = SETTING_3PC, .sessions = sessions};
+    process_start(&third, "third", third_main, &s);
+    process_port(&third);
+    s.third_port = third.port;
+    process_start(&provider, "provider", provider_main, &s);
+    process_port(&provider);
+    CHECK(third.port && provider.port);
+}
+
+static ClientOptions client_options(Setting setting)
+{
+    ClientOptions o = {.identity = &client_id, .setting = setting, .provider = {.host = "127.0.0.1", .port = provider.port},
+                       .third = {.host = "127.0.0.1", .port = third.port}, .tape = setting == SETTING_DEALER ? in_folder("client.tape") : NULL};
+    memcpy(o.provider.key, provider_id.public_key, 32);
+    memcpy(o.third.key, third_id.public_key, 32);
+    return o;
+}
+
+static Client *open_session(const Bundle *b, Setting setting)
+{
+    Client *c;
+    ClientOptions o = client_options(setting);
+    CHECK_OK(client_open(&c, b, &o));
+    return c;
+}
+
+/* The client's bundle: the public base alone. */
+static void client_bundle(Bundle *b)
+{
+    CHECK_OK(bundle_load(b, in_folder("model"), in_folder("adapter"), NULL, false));
+    CHECK(!b->has_adapter);
+}
+
+// ---- pools -----------------------------------------------------------------------------------------------------------
+
+typedef struct Making { uint16_t port; uint32_t positions; } Making;
+static const uint8_t pool_name[16] = "a pool of tests";
+
+static Address third_address(uint16_t port)
+{
+    Address a = {.host = "127.0.0.1", .port = port};
+    memcpy(a.key, third_id.public_key, 32);
+    return a;
+}
+
+static Result making_main(int pipe, void *ctx)
+{
+    const Making *m = ctx;
+    (void)pipe;
+    Address a = third_address(m->port);
+    return provider_pool(&bundle, &provider_id, &a, client_id.public_key, pool_name, m->positions, in_folder("provider.tape"));
+}
+
+static void make_pool(const Bundle *b, uint32_t positions)
+{
+    Setup s = {.pool = in_folder("pool")};
+    Process making;
+    process_start(&third, "third", third_main, &s);
+    process_port(&third);
+    Making m = {third.port, positions};
+    process_start(&making, "making", making_main, &m);
+    Address a = third_address(third.port);
+    CHECK_OK(client_pool(b, &client_id, &a, provider_id.public_key, pool_name, positions, in_folder("client.tape")));
+    process_end(&making, "fine");
+    process_end(&third, "fine");
+}
+
+static void start_dealer(uint32_t sessions)
+{
+    static Setup s;
+    s = (Setup){.setting = SETTING_DEALER, .sessions = sessions, .pool = in_folder("pool"), .tape = in_folder("provider.tape")};
+    process_start(&provider, "provider", provider_main, &s);
+    process_port(&provider);
+}
+
+static uint64_t client_mark(void)
+{
+    Tape *t;
+    CHECK_OK(tape_open(&t, in_folder("client.tape")));
+    uint64_t mark = tape_mark(t);
+    tape_close(t);
+    return mark;
+}
+
+// ---- generation against the float network ----------------------------------------------------------------------------
+
+typedef struct Seen { float *logits; size_t rows; Buffer text; } Seen;
+static void see_logits(void *ctx, const float *row, uint32_t vocab)
+{
+    Seen *s = ctx;
+    memcpy(s->logits + s->rows++ * vocab, row, vocab * sizeof *row);
+}
+static void see_token(void *ctx, int32_t id, const uint8_t *text, size_t len)
+{
+    (void)id;
+    if (len) buffer_append(&((Seen *)ctx)->text, text, len);
+}
+
+static const char prompt[] = "the third keeps the words";
+
+/* Generates, and compares each logit row with the float network on the same tokens. */
+static void generate_and_compare(Generated *g, const Bundle *b, Setting setting, Client *c, uint32_t max_tokens, Arena *a)
+{
+    Seen seen = {.logits = arena_new(a, float, (size_t)shape.context * shape.vocab)};
+    Generation wanted = {.prompt = prompt, .prompt_len = strlen(prompt), .max_tokens = max_tokens, .token = see_token, .logits = see_logits, .ctx = &seen};
+    CHECK_OK(generate(g, b, setting, c, &wanted, a));
+    CHECK(!strcmp(g->finish_reason, "stop") || g->count == max_tokens || g->count + g->receipt.prompt_tokens == shape.context);
+    CHECK_EQUAL(g->count, seen.rows);
+    CHECK(seen.text.len <= g->text.len && !memcmp(seen.text.data, g->text.data, seen.text.len));
+    int32_t *ids, all[64] = {shape.bos};
+    size_t count;
+    CHECK_OK(tokenizer_encode(b->tokenizer, prompt, strlen(prompt), &ids, &count, a));
+    CHECK_EQUAL(count, g->receipt.prompt_tokens);
+    memcpy(all + 1, ids, count * sizeof *ids);
+    memcpy(all + 1 + count, g->tokens, g->count * sizeof *ids);
+    PlainState *s = plain_new(&bundle.model, &bundle.adapter, 64, a);
+    float *want = arena_new(a, float, (size_t)64 * shape.vocab);
+    CHECK_OK(plain_forward(s, want, all, 1 + count + g->count));
+    for (size_t i = 0; i < g->count; i++) {
+        const float *w = want + (count + i) * shape.vocab;
+        float most = w[0];
+        for (size_t v = 0; v < shape.vocab; v++) {
+            CHECK_NEAR((double)w[v], (double)seen.logits[i * shape.vocab + v], near);
+            if (v < 300 && w[v] > most) most = w[v];
+        }
+        CHECK((double)w[g->tokens[i]] > (double)most - 2 * near);
+    }
+    buffer_free(&seen.text);
+}
+
+/* The measured cost is the plan's, to the byte. */
+static void check_cost(const Generated *g, bool live)
+{
+    Cost prefill, step;
+    Receipt r = g->receipt;
+    uint32_t past = r.prompt_tokens + 1;
+    CHECK_OK(plan_cost(&prefill, &bundle.plan, &shape, 0, r.prompt_tokens, true));
+    CHECK_EQUAL(prefill.exchanges, r.prefill.exchanges);
+    CHECK_EQUAL(prefill.bytes.client_to_server, r.prefill.bytes.client_to_server);
+    CHECK_EQUAL(prefill.bytes.server_to_client, r.prefill.bytes.server_to_client);
+    CHECK_EQUAL(live ? prefill.bytes.third_to_server : 0, r.prefill.bytes.third_to_server);
+    Cost decode = {0};
+    for (size_t i = 0; i + 1 < g->count; i++) {
+        CHECK_OK(plan_cost(&step, &bundle.plan, &shape, past++, 1, true));
+        decode.exchanges += step.exchanges;
+        decode.bytes.client_to_server += step.bytes.client_to_server;
+        decode.bytes.server_to_client += step.bytes.server_to_client;
+        decode.bytes.third_to_server += step.bytes.third_to_server;
+    }
+    CHECK_EQUAL(decode.exchanges, r.decode.exchanges);
+    CHECK_EQUAL(decode.bytes.client_to_server, r.decode.bytes.client_to_server);
+    CHECK_EQUAL(decode.bytes.server_to_client, r.decode.bytes.server_to_client);
+    CHECK_EQUAL(live ? decode.bytes.third_to_server : 0, r.decode.bytes.third_to_server);
+    CHECK(r.setup.bytes.server_to_third >= plan_setup_bytes(&bundle.plan, &shape));
+}
+
+TEST(plain_and_clear)
+{
+    setup();
+    Arena a;
+    arena_init(&a, false);
+    Generated g, h;
+    generate_and_compare(&g, &bundle, SETTING_PLAIN, NULL, 6, &a);
+    generate_and_compare(&h, &bundle, SETTING_CLEAR, NULL, 6, &a);
+    generate_and_compare(&h, &bundle, SETTING_PLAIN, NULL, 100, &a);                  // to the end of the context
+    CHECK(!strcmp(h.finish_reason, "length") || !strcmp(h.finish_reason, "stop"));
+}
+
+TEST(three_parties)
+{
+    setup();
+    Bundle b;
+    client_bundle(&b);
+    Arena a;
+    arena_init(&a, false);
+    start_live(1);
+    Client *c = open_session(&b, SETTING_3PC);
+    Generated g;
+    for (int i = 0; i < 2; i++) {                                                     // two conversations in one session
+        generate_and_compare(&g, &b, SETTING_3PC, c, 7, &a);
+        if (!strcmp(g.finish_reason, "length")) check_cost(&g, true);
+    }
+    static float got[12 * 310], want[12 * 310];
+    int32_t window[12];
+    for (int i = 0; i < 12; i++) window[i] = 3 + 17 * i;
+    CHECK_OK(score_window(want, &bundle, SETTING_PLAIN, NULL, window, 12));
+    CHECK_OK(score_window(got, &b, SETTING_3PC, c, window, 12));
+    for (size_t i = 0; i < 12 * shape.vocab; i++) CHECK_NEAR((double)want[i], (double)got[i], near);
+    CHECK_OK(score_window(got, &bundle, SETTING_CLEAR, NULL, window, 12));
+    for (size_t i = 0; i < 12 * shape.vocab; i++) CHECK_NEAR((double)want[i], (double)got[i], near);
+    client_close(c);
+    process_end(&provider, "fine");
+    process_end(&third, "fine");
+}
+
+TEST(conversation_that_stops_early)
+{
+    setup();
+    static float logits[310];
+    int32_t ids[3] = {5, 6, 7};
+    start_live(1);
+    Client *c = open_session(&bundle, SETTING_3PC);
+    for (int i = 0; i < 3; i++) {                                                     // 20 steps planned, i made
+        CHECK_OK(client_prompt(c, ids, 3, 20, logits));
+        for (int k = 0; k < i; k++) CHECK_OK(client_step(c, 9, logits));
+    }
+    CHECK_FAILS(client_prompt(c, ids, 3, 99, logits), "context");                     // refused here, and the session goes on
+    CHECK_FAILS(client_prompt(c, ids, 0, 1, logits), "empty");
+    CHECK_FAILS(client_prompt(c, &(int32_t){310}, 1, 1, logits), "310");
+    CHECK_OK(client_prompt(c, ids, 3, 1, logits));
+    CHECK_OK(client_step(c, 9, logits));
+    CHECK_FAILS(client_step(c, 9, logits), "used up");
+    client_close(c);
+    process_end(&provider, "fine");
+    process_end(&third, "fine");
+}
+
+TEST(pool_serves_one_conversation)
+{
+    setup();
+    Bundle b;
+    client_bundle(&b);
+    Arena a;
+    arena_init(&a, false);
+    make_pool(&b, 30);
+    start_dealer(2);
+    Client *c = open_session(&b, SETTING_DEALER);
+    static float logits[310];
+    int32_t ids[31] = {5, 6, 7};
+    CHECK_FAILS(client_prompt(c, ids, 3, 28, logits), "exhausted");                   // and nothing is burnt
+    Generated g;
+    generate_and_compare(&g, &b, SETTING_DEALER, c, 7, &a);
+    if (!strcmp(g.finish_reason, "length")) check_cost(&g, false);
+    CHECK(g.receipt.setup.bytes.third_to_server > 0);
+    CHECK_FAILS(client_prompt(c, ids, 3, 1, logits), "exhausted");
+    client_close(c);
+    CHECK_EQUAL(30, client_mark());
+    ClientOptions o = client_options(SETTING_DEALER);
+    CHECK_FAILS(client_open(&c, &b, &o), "is used");
+    process_kill(&provider);
+    start_dealer(1);                                                                  // another process on the used pool
+    process_end(&provider, "is used");
+}
+
+TEST(abandoned_conversation_burns_the_pool)
+{
+    setup();
+    make_pool(&bundle, 20);
+    CHECK_FAILS(client_pool(&bundle, &client_id, &(Address){0}, provider_id.public_key, pool_name, 20, in_folder("client.tape")), "exists already");
+    static float logits[310];
+    int32_t ids[3] = {5, 6, 7};
+    start_dealer(2);
+    Client *c = open_session(&bundle, SETTING_DEALER);
+    CHECK_EQUAL(0, failed(client_prompt(c, ids, 3, 5, logits)));
+    client_abort(c, "enough");
+    CHECK_FAILS(client_step(c, 9, logits), "enough");
+    client_close(c);
+    CHECK_EQUAL(20, client_mark());
+    ClientOptions o = client_options(SETTING_DEALER);
+    CHECK_FAILS(client_open(&c, &bundle, &o), "is used");
+    process_kill(&provider);
+    process_end(&provider, "the client ended the session: enough");
+}
+
+TEST(provider_refuses_a_tape_that_was_rolled_back)
+{
+    setup();
+    make_pool(&bundle, 8);
+    Buffer tape = {0};
+    CHECK_OK(file_read(&tape, in_folder("client.tape"), 1 << 12));
+    static float logits[310];
+    start_dealer(2);
+    Client *c = open_session(&bundle, SETTING_DEALER);
+    CHECK_OK(client_prompt(c, &(int32_t){5}, 1, 2, logits));
+    client_close(c);
+    CHECK_OK(file_write(in_folder("client.tape"), tape.data, tape.len, 0600));
+    ClientOptions o = client_options(SETTING_DEALER);
+    CHECK_FAILS(client_open(&c, &bundle, &o), "the pool is used");
+    process_end(&provider, "the pool is used");
+}
+
+// ---- disagreement ----------------------------------------------------------------------------------------------------
+
+TEST(disagreement_is_named)
+{
+    setup();
+    start_live(4);
+    Client *c;
+    Bundle other;
+    ClientOptions o = client_options(SETTING_3PC);
+    o.identity = &stranger_id;                                                        // refused before it is a session
+    CHECK_FAILS(client_open(&c, &bundle, &o), "key");
+    o = client_options(SETTING_3PC);
+    o.provider.key[0] ^= 1;
+    CHECK_FAILS(client_open(&c, &bundle, &o), "key");
+    o = client_options(SETTING_DEALER);
+    make_pool(&bundle, 4);
+    CHECK_FAILS(client_open(&c, &bundle, &o), "setting differs");
+
+    write_plan(&bundle.model, &bundle.adapter, 30, in_folder("other-plan.json"));
+    CHECK_OK(bundle_load(&other, in_folder("model"), in_folder("adapter"), in_folder("other-plan.json"), false));
+    o = client_options(SETTING_3PC);
+    CHECK_FAILS(client_open(&c, &other, &o), "the plan differs");
+    bundle_free(&other);
+
+    write_model("other", 1.2);
+    CHECK_FAILS(bundle_load(&other, in_folder("other"), in_folder("adapter"), NULL, true), "another model");
+    CHECK_OK(bundle_load(&other, in_folder("model"), in_folder("adapter"), NULL, false));
+    float *head = arena_new(&other.model.arena, float, (size_t)shape.vocab * shape.width);
+    memcpy(head, other.model.head, (size_t)shape.vocab * shape.width * sizeof *head);
+    head[77] /= 2;
+    other.model.head = head;
+    CHECK_FAILS(client_open(&c, &other, &o), "the public model differs");
+    bundle_free(&other);
+
+    c = open_session(&bundle, SETTING_3PC);                                           // the provider is still well
+    static float logits[310];
+    CHECK_OK(client_prompt(c, &(int32_t){5}, 1, 0, logits));
+    client_close(c);
+    process_end(&provider, "fine");
+}
+
+TEST(third_refuses_strangers)
+{
+    setup();
+    Setup s = {.sessions = 1};
+    process_start(&third, "third", third_main, &s);
+    process_port(&third);
+    Address a = third_address(third.port);
+    CHECK_FAILS(client_pool(&bundle, &client_id, &a, provider_id.public_key, pool_name, 4, in_folder("client.tape")), "writes no pool");
+    CHECK_FAILS(client_pool(&bundle, &provider_id, &a, provider_id.public_key, pool_name, 4, in_folder("client.tape")), "not one of a client");
+    CHECK_FAILS(client_pool(&bundle, &stranger_id, &a, provider_id.public_key, pool_name, 4, in_folder("client.tape")), "key");
+    CHECK_FAILS(client_pool(&bundle, &client_id, &a, provider_id.public_key, pool_name, 400, in_folder("client.tape")), "context");
+    CHECK(!file_exists(in_folder("client.tape")));
+}
+
+TEST(junk_is_refused_and_the_next_is_served)
+{
+    setup();
+    start_live(6);
+    static const uint8_t junk[][6] = {{0}, {1, 1, 0, 0, 0, 3}, {1, 9, 0, 0, 0, 3}, {11, 1, 0, 0, 0, 0}, {200, 1}};
+    static const char *const names[] = {"unknown kind", "cut short", "version", "'begin' where", "unknown kind"};
+    for (size_t i = 0; i < sizeof junk / sizeof *junk; i++) {
+        Channel *c;
+        Buffer answer = {0};
+        CHECK_OK(channel_connect(&c, "127.0.0.1", provider.port, &client_id, provider_id.public_key, 5));
+        CHECK_OK(channel_send(c, junk[i], sizeof junk[i]));
+        CHECK_FAILS(channel_receive(c, &answer, 100), names[i]);
+        channel_close(c);
+        buffer_free(&answer);
+    }
+    Client *c = open_session(&bundle, SETTING_3PC);
+    static float logits[310];
+    CHECK_OK(client_prompt(c, &(int32_t){5}, 1, 0, logits));
+    client_close(c);
+    process_end(&provider, "fine");
+}
+
+TEST(prompts_are_checked)
+{
+    setup();
+    Arena a;
+    arena_init(&a, false);
+    Generated g;
+    Generation w = {.prompt = "", .max_tokens = 3};
+    CHECK_FAILS(generate(&g, &bundle, SETTING_PLAIN, NULL, &w, &a), "empty");
+    w.prompt = "ab\xff" "cd", w.prompt_len = 5;
+    CHECK_FAILS(generate(&g, &bundle, SETTING_PLAIN, NULL, &w, &a), "UTF-8");
+    char text[400];
+    memset(text, 'z', sizeof text);
+    w.prompt = text, w.prompt_len = sizeof text;
+    CHECK_FAILS(generate(&g, &bundle, SETTING_CLEAR, NULL, &w, &a), "context");
+    w.prompt_len = 1, w.max_tokens = 0;
+    CHECK_FAILS(generate(&g, &bundle, SETTING_PLAIN, NULL, &w, &a), "one token");
+    w.max_tokens = 1;
+    CHECK_FAILS(generate(&g, &bundle, SETTING_3PC, NULL, &w, &a), "session");
+    CHECK_FAILS(generate(&g, &bundle, SETTING_2PC, NULL, &w, &a), "2pc");
+    Setting s;
+    CHECK_OK(setting_parse(&s, "dealer"));
+    CHECK_EQUAL(SETTING_DEALER, s);
+    CHECK_FAILS(setting_parse(&s, "2pc"), "not available");
+    CHECK_FAILS(setting_parse(&s, "4pc"), "4pc");
+    CHECK_FAILS(bundle_load(&bundle, in_folder("model"), NULL, NULL, true), "no such plan");
+}
+
+// ---- who vanishes ----------------------------------------------------------------------------------------------------
+
+static float logits_here[310];
+
+TEST(third_vanishes)
+{
+    setup();
+    start_live(1);
+    Client *c = open_session(&bundle, SETTING_3PC);
+    CHECK_OK(client_prompt(c, &(int32_t){5}, 1, 20, logits_here));
+    process_kill(&third);
+    Result r = OK;
+    for (int i = 0; i < 20 && !failed(r); i++) r = client_step(c, 9, logits_here);    // what was dealt ahead is still good
+    CHECK(failed(r));
+    if (!strstr(result_text(), "the provider ended the session: the third")) fprintf(stderr, "%s\n", result_text()), exit(1);
+    client_close(c);
+    process_end(&provider, "the third");
+}
+
+TEST(provider_vanishes)
+{
+    setup();
+    start_live(1);
+    Client *c = open_session(&bundle, SETTING_3PC);
+    CHECK_OK(client_prompt(c, &(int32_t){5}, 1, 20, logits_here));
+    process_kill(&provider);
+    CHECK_FAILS(client_step(c, 9, logits_here), "the provider");
+    client_close(c);
+    process_end(&third, "the provider");
+}
+
+static Result vanishing_main(int pipe, void *ctx)
+{
+    (void)ctx;
+    Client *c = open_session(&bundle, SETTING_3PC);
+    CHECK_OK(client_prompt(c, &(int32_t){5}, 1, 20, logits_here));
+    announce(&pipe, 1);
+    pause();
+    return OK;
+}
+
+TEST(client_vanishes_and_the_next_is_served)
+{
+    setup();
+    start_live(2);
+    Process client;
+    process_start(&client, "client", vanishing_main, NULL);
+    process_port(&client);
+    CHECK_EQUAL(1, client.port);
+    process_kill(&client);
+    Client *c = open_session(&bundle, SETTING_3PC);
+    CHECK_OK(client_prompt(c, &(int32_t){5}, 1, 1, logits_here));
+    client_close(c);
+    process_end(&provider, "session failed: the client closed the connection");
+    process_end(&third, "fine");
+}
+
+TEST(nobody_is_there)
+{
+    setup();
+    start_live(1);
+    process_kill(&third);
+    ClientOptions o = client_options(SETTING_3PC);
+    Client *c;
+    double begin = clock_seconds();
+    CHECK_FAILS(client_open(&c, &bundle, &o), "third: ");
+    CHECK(clock_seconds() - begin < 20);
+    process_end(&provider, "the client ended the session: third: ");
+}
+
+int main(int argc, char **argv) { return test_main(argc, argv); }
