@@ -201,7 +201,7 @@ TEST(three_parties_give_what_the_specification_gives)
 
 // ---- a real checkpoint -----------------------------------------------------------------------------------------------
 
-typedef struct Fidelity { size_t positions, agree; double loss, plain_loss, most; } Fidelity;
+typedef struct Fidelity { size_t positions, agree; double loss, plain_loss, most, squares; } Fidelity;
 
 static size_t read_text(int32_t **ids, Arena *a)
 {
@@ -237,7 +237,10 @@ static void fidelity_window(Fidelity *f, const int32_t *ids, size_t rows)
         const float *a = got + r * vocab, *b = p.want + r * vocab;
         f->positions++, f->agree += best(a) == best(b);
         f->loss += cross_entropy(a, (uint32_t)vocab, ids[r + 1]), f->plain_loss += cross_entropy(b, (uint32_t)vocab, ids[r + 1]);
-        for (size_t i = 0; i < vocab; i++) f->most = fmax(f->most, fabs((double)a[i] - (double)b[i]));
+        for (size_t i = 0; i < vocab; i++) {
+            double d = fabs((double)a[i] - (double)b[i]);
+            f->most = fmax(f->most, d), f->squares += d * d / (double)vocab;
+        }
     }
     free(got);
     arena_free(&prompt_arena);
@@ -270,8 +273,8 @@ TEST(fidelity_on_a_real_checkpoint)
         if (with) random_adapter(&adapter, &model.config, 0, 8, EVERY, 0.1);
         PlanOptions o = {asked ? 256 : 64, 0, form < 3 ? PREFER_EXCHANGES : PREFER_BYTES, private_part};
         Fidelity f = fidelity(&o, ids, 4000, ids + 20000, positions);
-        printf("    %s, %s: %zu positions, agreement %.2f %%, loss %.4f (float %.4f), logits off by %.3f at most\n", form < 3 ? "fold" : "lean",
-               form % 3 == 2 ? "private layers" : with ? "private adapter" : "nothing private", f.positions, 100.0 * (double)f.agree / (double)f.positions, f.loss, f.plain_loss, f.most);
+        printf("    %s, %s: %zu positions, agreement %.2f %%, loss %.4f (float %.4f), logits off by %.3f at most, rms %.4f\n", form < 3 ? "fold" : "lean",
+               form % 3 == 2 ? "private layers" : with ? "private adapter" : "nothing private", f.positions, 100.0 * (double)f.agree / (double)f.positions, f.loss, f.plain_loss, f.most, sqrt(f.squares / (double)f.positions));
         fflush(stdout);
         CHECK((double)f.agree >= (double)f.positions * (asked ? 0.99 : 0.97));
         CHECK(fabs(f.loss - f.plain_loss) < (asked ? 0.005 : 0.02));

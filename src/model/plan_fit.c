@@ -51,12 +51,14 @@ static LookupSpec exp_spec(int cells)
 /* 256 cells serve +-64 as well as a table of 13 bits would; wider ranges get 512. */
 static int silu_cells(int range) { return range > 6 ? 9 : 8; }
 
-/* log2 of the cells over +-2^range; f: fraction bits of the result, at most. The columns fit 16 and 8 bits: |silu| < 2^range, and half a cell's slope. */
+/* The columns fit 16 and 8 bits: |silu| < 2^range, and the slope over half a cell, some 2^(range - cells), which with the
+ * low part's coordinate shares the result's f fraction bits so that their roundings weigh the same. */
 static LookupSpec silu_spec(int range, int f)
 {
-    int cells = silu_cells(range), k = 6, slope = clamp(cells + 5 - range, 2, f - 5);
-    return (LookupSpec){.fn = FN_SILU, .t = (unsigned)(cells + k), .k = (unsigned)k, .f = (unsigned)(cells + k - 1 - range), .f0 = (unsigned)least(14 - range, slope + 5),
-                        .m0 = 16, .f1 = (unsigned)slope, .m1 = 8, .fp = 5, .gain = 1, .floor = -no_limit, .ceiling = no_limit};
+    int cells = silu_cells(range), k = 6, low = clamp((f - cells + range) / 2, 2, 5), slope = clamp(f - low, 2, cells + 5 - range);
+    return (LookupSpec){.fn = FN_SILU, .t = (unsigned)(cells + k), .k = (unsigned)k, .f = (unsigned)(cells + k - 1 - range),
+                        .f0 = (unsigned)least(14 - range, slope + low), .m0 = 16, .f1 = (unsigned)slope, .m1 = 8, .fp = (unsigned)low,
+                        .gain = 1, .floor = -no_limit, .ceiling = no_limit};
 }
 
 /* 1/sum of sums in (e^-4, 2^bits), f fraction bits; steps of 2^-step. One level for short rows, else 16 coarse cells looked at again. */
@@ -116,7 +118,7 @@ static int hidden_left(const Fit *f)
 /* The most fraction bits of private weights, `from` at most, that leave the hidden values theirs. */
 static CHECKED Result fit_private(Fit *f, int from)
 {
-    for (int hidden = 20; hidden >= 16; hidden -= 2) {
+    for (int hidden = 18; hidden >= 16; hidden -= 2) {
         for (int fa = from; fa >= 7; fa--) {
             f->p->adapter_f = (unsigned)fa;
             if (hidden_left(f) >= hidden) return OK;
@@ -165,14 +167,6 @@ static void fit_norm(const Fit *f, LayerPlan *l, int half, int y, int x)
     n->inverse = width(least(64, most(q->times, q->times_low_rank)), q->inverse_f);
 }
 
-static bool norm_fits(const Fit *f, const LayerPlan *l, int half)
-{
-    LayerRings r;
-    layer_rings(&r, f->p, (uint32_t)(l - f->p->layer));
-    const NormRings *q = &r.norm[half];
-    return q->lift <= 64 && q->times <= 64 && q->times_low_rank <= 64 && q->pinned_a <= 64 && q->pinned_b <= 64;
-}
-
 static void fit_values(const Fit *f, LayerPlan *l, int fe, int fv, int fo)
 {
     int room = f->context_bits + l->range.mixed + 2;          // of the mixed values, un-normalised
@@ -188,25 +182,41 @@ static void fit_scores(LayerPlan *l, int cells, int fq, int fk)
     l->key = width(cells + 1 + fq + fk, fk);
 }
 
-/* The knobs of the attention half, each with the value it may be taken down to, in turn. */
+/* What may be taken from the attention half: fraction bits of cos and sin, of y (lean: z), of queries, keys, x / rms, and of
+ * the softmax weights. */
 enum { KNOB_ROPE, KNOB_Y, KNOB_Q, KNOB_K, KNOB_X, KNOB_E, KNOBS };
+
+/* The knob with the most to spare among those that shorten the chain that is too long; KNOBS if there is none. */
+static int knob_pick(const NormRings *r, bool lean, const int knob[KNOBS], const int low[KNOBS])
+{
+    bool values = r->room[2] == r->most;       // else queries (as long as keys have fewer bits) or keys
+    bool low_rank = r->times_low_rank > 64, entry = r->lift > 64 || r->pinned_a > 64;
+    bool helps[KNOBS] = {!values, lean ? low_rank : true, !values && r->room[1] == r->most, !values && r->room[0] == r->most, lean && entry && !low_rank, values};
+    int pick = KNOBS;
+    for (int k = 0; k < KNOBS; k++)
+        if (helps[k] && knob[k] > low[k] && (pick == KNOBS || knob[k] - low[k] > knob[pick] - low[pick])) pick = k;
+    return pick;
+}
 
 static CHECKED Result fit_attention_half(const Fit *f, LayerPlan *l, const LayerSeen *s)
 {
-    int dim_bits = ((int)square_bits(f->c->head_dim) + 1) / 2;      // queries carry their 1 / sqrt(head_dim)
-    int knob[KNOBS] = {f->lean ? 11 : 12, f->lean ? 10 : 14, 12 + dim_bits, 12, 12, 15};
+    int dim_bits = ((int)square_bits(f->c->head_dim) + 1) / 2;             // queries carry their 1 / sqrt(head_dim)
+    int knob[KNOBS] = {14, f->lean ? 10 : 14, 12 + dim_bits, 12, 12, 15};
     const int low[KNOBS] = {10, f->lean ? 7 : 12, 9 + dim_bits, 9, 10, 13};
     int cells = score_cells(s);
-    for (int turn = 0;; turn++) {
+    uint32_t layer = (uint32_t)(l - f->p->layer);
+    for (;;) {
+        LayerRings r;
         l->rope_f = (unsigned)knob[KNOB_ROPE];
         fit_scores(l, cells, knob[KNOB_Q], knob[KNOB_K]);
         fit_values(f, l, knob[KNOB_E], 11, 14);
         fit_norm(f, l, ATTN, knob[KNOB_Y], knob[KNOB_X]);
-        if (norm_fits(f, l, ATTN)) return OK;
-        int left = KNOBS;
-        while (left > 0 && knob[turn % KNOBS] <= low[turn % KNOBS]) turn++, left--;
-        if (left == 0) return fail(FAIL_DATA, "layer %u: queries, keys and values do not fit 64 bits", f->p->frozen + (uint32_t)(l - f->p->layer));
-        knob[turn % KNOBS]--;
+        layer_rings(&r, f->p, layer);
+        const NormRings *n = &r.norm[ATTN];
+        if (n->lift <= 64 && n->times <= 64 && n->times_low_rank <= 64 && n->pinned_a <= 64 && n->pinned_b <= 64) return OK;
+        int pick = knob_pick(n, f->lean, knob, low);
+        if (pick == KNOBS) return fail(FAIL_DATA, "layer %u: queries, keys and values do not fit 64 bits", f->p->frozen + layer);
+        knob[pick]--;
     }
 }
 
