@@ -1,0 +1,348 @@
+/* party.c - a deployment by hand: keys, the provider, the third, the client, pools. */
+#include "app/app.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const char keygen_usage[] =
+    "NAME\n"
+    "Writes NAME.key, which is secret, and prints the public key: 64 hex digits that the others are told.\n";
+const char serve_usage[] =
+    "--model DIR [--adapter DIR] --key FILE --client HEX... --third-key HEX [options]\n"
+    "  --plan FILE                  (marill-plan.json of the adapter folder, or of the model folder)\n"
+    "  --listen HOST:PORT           where clients connect (127.0.0.1:7100); port 0 lets the system choose\n"
+    "  --setting 3pc|dealer         (3pc)\n"
+    "  --client HEX                 public key of a client that may connect; may be repeated\n"
+    "  --third HOST:PORT --third-key HEX\n"
+    "  --pool FILE --tape FILE      dealer: the pool that the third wrote, and our tape of it\n"
+    "  --once                       end after one session\n"
+    "  --make-pool N --name HEX     make a pool of N positions with the third and one client, keep --tape FILE, and end;\n"
+    "                               32 hex digits that both call it by\n"
+    "  --threads N                  (one a core)\n";
+const char third_usage[] =
+    "--key FILE --client HEX... --provider HEX... [options]\n"
+    "  --listen HOST:PORT           (127.0.0.1:7200); port 0 lets the system choose\n"
+    "  --write POOL                 write one pool for the dealer setting to this file, and end\n"
+    "  --once                       end after one session\n"
+    "  --threads N                  (one a core)\n";
+const char chat_usage[] =
+    "--model DIR --key FILE --provider HOST:PORT --provider-key HEX [options]\n"
+    "  --plan FILE                  the provider's plan, which is public (marill-plan.json of the model folder)\n"
+    "  --setting 3pc|dealer         (3pc)\n"
+    "  --third HOST:PORT --third-key HEX\n"
+    "  --tape FILE                  dealer: our tape of the pool\n"
+    "  --max-tokens N --temperature T --top-p P --seed N\n"
+    "  --make-pool N --name HEX     make a pool of N positions with the third and the provider, keep --tape FILE, and end\n"
+    "Reads lines and prints the reply to each. A line is a conversation of its own. A marill.json beside the plan, {\"template\": \"..{}..\"},\n"
+    "says what is put around it.\n";
+const char pool_usage[] =
+    "show FILE [--third-key HEX]\n"
+    "  FILE                         a tape, or with --third-key a pool: what is left, in tokens, and for whom it is\n";
+
+static const char *const party_settings[] = {"dealer", "3pc", NULL};
+
+static void announce(void *ctx, uint16_t port)
+{
+    const char *host = ctx;
+    printf(strchr(host, ':') ? "listening on [%s]:%u\n" : "listening on %s:%u\n", host, port);
+    fflush(stdout);
+}
+
+static void say(void *ctx, const char *line)
+{
+    (void)ctx;
+    fprintf(stderr, "%s\n", line);
+}
+
+static const Progress log_lines = {say, NULL};                // of a long-running party: also where nobody sits
+
+Result keygen_command(int argc, char **argv)
+{
+    const char *name = NULL;
+    Option options[] = {OPTION("NAME", OPT_TEXT, &name, .required = true)};
+    GUARD(OPTIONS_PARSE(options, argc, argv));
+    Identity id;
+    Arena a;
+    char hex[65];
+    arena_init(&a, false);
+    identity_generate(&id);
+    Result r = identity_save(&id, arena_format(&a, "%s.key", name));
+    hex_encode(hex, id.public_key, 32);
+    if (!failed(r)) printf("%s\n", hex);
+    identity_free(&id);
+    arena_free(&a);
+    return r;
+}
+
+// ---- the provider ----------------------------------------------------------------------------------------------------
+
+typedef struct ServeArgs {
+    const char *model, *adapter, *plan, *key, *pool, *tape;
+    Keys clients;
+    Address listen, third;
+    unsigned setting;                          // of party_settings
+    uint64_t positions, threads;
+    uint8_t name[16];
+    bool once;
+} ServeArgs;
+
+static Result serve_needs(const ServeArgs *k, const Option *options)
+{
+    bool dealer = k->setting == 0, making = option_given(options, "--make-pool");
+    Arena a;
+    arena_init(&a, false);
+    const char *plan = k->plan ? k->plan : arena_format(&a, "%s/marill-plan.json", k->adapter ? k->adapter : k->model);
+    Result r = OK;
+    if (making && (!option_given(options, "--name") || !k->tape || !k->third.host)) r = fail(FAIL_USE, "--make-pool needs --name, --tape and --third");
+    else if (making && k->clients.count != 1) r = fail(FAIL_USE, "--make-pool needs one --client");
+    else if (!making && !dealer && !k->third.host) r = fail(FAIL_USE, "setting 3pc needs --third");
+    else if (!making && dealer && (!k->pool || !k->tape)) r = fail(FAIL_USE, "setting dealer needs --pool and --tape");
+    else if (!file_exists(plan))
+        r = fail(FAIL_DATA, "there is no plan %s; make it: marill calibrate --model %s%s%s --text FILE --out %s", plan, k->model, k->adapter ? " --adapter " : "",
+                 k->adapter ? k->adapter : "", plan);
+    arena_free(&a);
+    return r;
+}
+
+static Result serve_run(const ServeArgs *k, const Identity *me)
+{
+    Bundle b;
+    Identity mine = *me;
+    GUARD(bundle_load(&b, k->model, k->adapter, k->plan, true));
+    ProviderOptions o = {.host = k->listen.host, .port = k->listen.port, .identity = &mine, .clients = k->clients.key, .client_count = k->clients.count,
+                         .setting = k->setting ? SETTING_3PC : SETTING_DEALER, .third = k->third, .pool = k->pool, .tape = k->tape, .sessions = k->once,
+                         .progress = &log_lines, .announce = announce, .announce_ctx = (void *)(uintptr_t)k->listen.host};
+    Result r = k->positions ? provider_pool(&b, me, &k->third, k->clients.key[0], k->name, (uint32_t)k->positions, k->tape) : provider_serve(&b, &o);
+    bundle_free(&b);
+    return r;
+}
+
+Result serve_command(int argc, char **argv)
+{
+    ServeArgs k = {.listen = {.host = "127.0.0.1", .port = 7100}, .setting = 1};
+    Option options[] = {
+        OPTION("--model", OPT_TEXT, &k.model, .required = true),
+        OPTION("--adapter", OPT_TEXT, &k.adapter),
+        OPTION("--plan", OPT_TEXT, &k.plan),
+        OPTION("--key", OPT_TEXT, &k.key, .required = true),
+        OPTION("--client", OPT_KEYS, &k.clients, .required = true),
+        OPTION("--listen", OPT_ADDRESS, &k.listen),
+        OPTION("--setting", OPT_CHOICE, &k.setting, .choices = party_settings),
+        OPTION("--third", OPT_ADDRESS, &k.third),
+        OPTION("--third-key", OPT_KEY, k.third.key, .required = true),
+        OPTION("--pool", OPT_TEXT, &k.pool),
+        OPTION("--tape", OPT_TEXT, &k.tape),
+        OPTION("--make-pool", OPT_UINT, &k.positions, .min = 1, .max = 1 << 20),
+        OPTION("--name", OPT_KEY, k.name, .len = 16),
+        OPTION("--once", OPT_FLAG, &k.once),
+        OPTION("--threads", OPT_UINT, &k.threads, .min = 1, .max = 256),
+    };
+    GUARD(OPTIONS_PARSE(options, argc, argv));
+    GUARD(serve_needs(&k, options));
+    Identity me;
+    GUARD(identity_load(&me, k.key));
+    threads_start((unsigned)k.threads);
+    Result r = serve_run(&k, &me);
+    identity_free(&me);
+    return r;
+}
+
+// ---- the third -------------------------------------------------------------------------------------------------------
+
+Result third_command(int argc, char **argv)
+{
+    static Keys clients, providers;
+    Address listen = {.host = "127.0.0.1", .port = 7200};
+    const char *key = NULL, *pool = NULL;
+    bool once = false;
+    uint64_t threads = 0;
+    Option options[] = {
+        OPTION("--key", OPT_TEXT, &key, .required = true),
+        OPTION("--client", OPT_KEYS, &clients, .required = true),
+        OPTION("--provider", OPT_KEYS, &providers, .required = true),
+        OPTION("--listen", OPT_ADDRESS, &listen),
+        OPTION("--write", OPT_TEXT, &pool),
+        OPTION("--once", OPT_FLAG, &once),
+        OPTION("--threads", OPT_UINT, &threads, .min = 1, .max = 256),
+    };
+    GUARD(OPTIONS_PARSE(options, argc, argv));
+    if (pool && file_exists(pool)) return fail(FAIL_SYSTEM, "%s: is there already, and a pool is not overwritten", pool);
+    Identity me;
+    GUARD(identity_load(&me, key));
+    threads_start((unsigned)threads);
+    ThirdOptions o = {.host = listen.host, .port = listen.port, .identity = &me, .clients = clients.key, .client_count = clients.count,
+                      .providers = providers.key, .provider_count = providers.count, .pool = pool, .sessions = once, .progress = &log_lines,
+                      .announce = announce, .announce_ctx = (void *)(uintptr_t)listen.host};
+    Result r = third_serve(&o);
+    identity_free(&me);
+    return r;
+}
+
+// ---- the client ------------------------------------------------------------------------------------------------------
+
+typedef struct ChatArgs {
+    const char *model, *plan, *key, *tape;
+    Address provider, third;
+    unsigned setting;
+    uint64_t positions, max_tokens, seed, threads;
+    double temperature, top_p;
+    uint8_t name[16];
+} ChatArgs;
+
+typedef struct Chat { const ChatArgs *k; Bundle bundle; Client *client; const char *form; Setting setting; Arena arena; } Chat;
+
+static void on_token(void *ctx, int32_t id, const uint8_t *text, size_t len)
+{
+    (void)ctx, (void)id;
+    print_text(stdout, text, len);
+}
+
+static Result chat_line(Chat *c, const char *text, size_t len)
+{
+    const ChatArgs *k = c->k;
+    Generated g = {0};
+    size_t prompt_len;
+    ArenaMark mark = arena_mark(&c->arena);
+    const char *prompt = template_fill(c->form, text, len, &prompt_len, &c->arena);
+    Generation want = {.prompt = prompt, .prompt_len = prompt_len, .max_tokens = (uint32_t)k->max_tokens, .temperature = (float)k->temperature,
+                       .top_p = (float)k->top_p, .seed = k->seed, .token = on_token};
+    Result r = generate(&g, &c->bundle, c->setting, c->client, &want, &c->arena);
+    putchar('\n');
+    if (!failed(r)) r = output_flush();
+    if (!failed(r) && isatty(STDERR_FILENO)) print_receipt(stderr, &g, c->setting);
+    buffer_free(&g.text);
+    arena_rollback(&c->arena, mark);
+    return r;
+}
+
+static Result chat_lines(Chat *c)
+{
+    char *line = NULL;
+    size_t cap = 0;
+    Result r = OK;
+    bool ask = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
+    for (;;) {
+        if (ask) fprintf(stderr, "> ");
+        ssize_t len = getline(&line, &cap, stdin);
+        if (len < 0) break;
+        while (len > 0 && (line[len - 1] == '\n' || line[len - 1] == '\r')) len--;
+        size_t bad = utf8_invalid_at((const uint8_t *)line, (size_t)len);
+        if (len == 0) continue;
+        if (bad < (size_t)len) r = fail(FAIL_DATA, "standard input: not UTF-8 at byte %zu of a line", bad);
+        else r = chat_line(c, line, (size_t)len);
+        if (failed(r)) break;
+    }
+    wipe(line, cap);                           // the text is the client's secret
+    free(line);
+    return r;
+}
+
+static Result chat_run(Chat *c, Identity *me)
+{
+    const ChatArgs *k = c->k;
+    GUARD(bundle_load(&c->bundle, k->model, NULL, k->plan, false));
+    if (k->positions) return client_pool(&c->bundle, me, &k->third, k->provider.key, k->name, (uint32_t)k->positions, k->tape);
+    const char *slash = k->plan ? strrchr(k->plan, '/') : NULL;
+    const char *beside = !k->plan ? NULL : slash ? arena_format(&c->arena, "%.*s", (int)(slash - k->plan), k->plan) : ".";
+    GUARD(template_load(&c->form, (const char *const[]){beside, k->model}, 2, &c->arena));
+    ClientOptions o = {.identity = me, .setting = c->setting, .provider = k->provider, .third = k->third, .tape = k->tape};
+    GUARD(client_open(&c->client, &c->bundle, &o));
+    return chat_lines(c);
+}
+
+Result chat_command(int argc, char **argv)
+{
+    ChatArgs k = {.setting = 1, .max_tokens = 128, .top_p = 1};
+    Option options[] = {
+        OPTION("--model", OPT_TEXT, &k.model, .required = true),
+        OPTION("--plan", OPT_TEXT, &k.plan),
+        OPTION("--key", OPT_TEXT, &k.key, .required = true),
+        OPTION("--provider", OPT_ADDRESS, &k.provider),
+        OPTION("--provider-key", OPT_KEY, k.provider.key, .required = true),
+        OPTION("--setting", OPT_CHOICE, &k.setting, .choices = party_settings),
+        OPTION("--third", OPT_ADDRESS, &k.third),
+        OPTION("--third-key", OPT_KEY, k.third.key),
+        OPTION("--tape", OPT_TEXT, &k.tape),
+        OPTION("--max-tokens", OPT_UINT, &k.max_tokens, .min = 1, .max = 1 << 20),
+        OPTION("--temperature", OPT_REAL, &k.temperature, .max = 100),
+        OPTION("--top-p", OPT_REAL, &k.top_p, .min = 1e-6, .max = 1),
+        OPTION("--seed", OPT_UINT, &k.seed),
+        OPTION("--make-pool", OPT_UINT, &k.positions, .min = 1, .max = 1 << 20),
+        OPTION("--name", OPT_KEY, k.name, .len = 16),
+        OPTION("--threads", OPT_UINT, &k.threads, .min = 1, .max = 256),
+    };
+    GUARD(OPTIONS_PARSE(options, argc, argv));
+    bool third = option_given(options, "--third") && option_given(options, "--third-key");
+    if (k.positions && (!third || !k.tape || !option_given(options, "--name"))) return fail(FAIL_USE, "--make-pool needs --name, --tape, --third and --third-key");
+    if (!k.positions && !k.provider.host) return fail(FAIL_USE, "--provider is missing");
+    if (!k.positions && k.setting == 1 && !third) return fail(FAIL_USE, "setting 3pc needs --third and --third-key");
+    if (!k.positions && k.setting == 0 && !k.tape) return fail(FAIL_USE, "setting dealer needs --tape");
+    Chat c = {.k = &k, .setting = k.setting ? SETTING_3PC : SETTING_DEALER};
+    Identity me;
+    GUARD(identity_load(&me, k.key));
+    threads_start((unsigned)k.threads);
+    arena_init(&c.arena, true);
+    Result r = chat_run(&c, &me);
+    client_close(c.client);
+    bundle_free(&c.bundle);
+    arena_free(&c.arena);
+    identity_free(&me);
+    return r;
+}
+
+// ---- pools -----------------------------------------------------------------------------------------------------------
+
+static void show_key(const char *what, const uint8_t *key, size_t len)
+{
+    char hex[65];
+    hex_encode(hex, key, len);
+    printf("%-16s %s\n", what, hex);
+}
+
+static Result show_tape(const char *path)
+{
+    Tape *t;
+    GUARD(tape_open(&t, path));
+    show_key("tape", tape_id(t), 16);
+    printf("%-16s %llu\n%-16s %llu\n", "tokens", (unsigned long long)tape_segments(t), "left", (unsigned long long)(tape_segments(t) - tape_mark(t)));
+    tape_close(t);
+    return OK;
+}
+
+static Result show_pool(const char *path, const uint8_t third[32])
+{
+    Pool *p;
+    PoolAbout about;
+    const uint8_t *header;
+    size_t len;
+    GUARD(pool_open(&p, path, third));
+    pool_header(p, &header, &len);
+    Result r = pool_about(&about, header, len);
+    if (!failed(r)) {
+        show_key("pool", about.name, 16);
+        printf("%-16s %llu\n", "tokens", (unsigned long long)about.positions);
+        show_key("client", about.client, 32);
+        show_key("provider", about.provider, 32);
+        show_key("third", about.third, 32);
+        show_key("public model", about.public_model, 32);
+        show_key("plan", about.plan, 32);
+        printf("What is left of it, the tapes of the provider and of the client say.\n");
+    }
+    pool_close(p);
+    return fail_in(r, "%s", path);
+}
+
+Result pool_command(int argc, char **argv)
+{
+    const char *verb = NULL, *path = NULL;
+    uint8_t third[32];
+    Option options[] = {
+        OPTION("show", OPT_TEXT, &verb, .required = true),
+        OPTION("FILE", OPT_TEXT, &path, .required = true),
+        OPTION("--third-key", OPT_KEY, third),
+    };
+    GUARD(OPTIONS_PARSE(options, argc, argv));
+    if (strcmp(verb, "show") != 0) return fail(FAIL_USE, "'%s' is not 'show'", verb);
+    return option_given(options, "--third-key") ? show_pool(path, third) : show_tape(path);
+}

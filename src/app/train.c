@@ -1,0 +1,75 @@
+/* train.c - training from recipes, and writing the result as a plain folder. */
+#include "app/app.h"
+
+const char train_usage[] =
+    "RECIPE [options]\n"
+    "  --dry-run                    read everything, train nothing\n"
+    "  --resume                     go on from the last checkpoint\n"
+    "  --threads N                  (those of the recipe)\n";
+const char tune_usage[] =
+    "RECIPE [options]\n"
+    "  --dry-run                    read everything, train nothing\n"
+    "  --resume                     go on from the last checkpoint\n"
+    "  --threads N                  (those of the recipe)\n";
+const char export_usage[] =
+    "--merged DIR --model DIR [--adapter DIR] [options]\n"
+    "  --merged DIR                 the folder to write: config.json, model.safetensors, tokenizer.model\n"
+    "  --dtype f32|bf16             of the weights (f32)\n";
+
+enum { TOKENIZER_LIMIT = 1 << 28 };
+
+static Result recipe_command(int argc, char **argv, Result (*work)(const char *recipe, const TrainOptions *o))
+{
+    const char *recipe = NULL;
+    uint64_t threads = 0;
+    TrainOptions o = {.progress = &terminal_progress};
+    Option options[] = {
+        OPTION("RECIPE", OPT_TEXT, &recipe, .required = true),
+        OPTION("--dry-run", OPT_FLAG, &o.dry_run),
+        OPTION("--resume", OPT_FLAG, &o.resume),
+        OPTION("--threads", OPT_UINT, &threads, .min = 1, .max = 256),
+    };
+    GUARD(OPTIONS_PARSE(options, argc, argv));
+    o.threads = (unsigned)threads;
+    return work(recipe, &o);
+}
+
+Result train_command(int argc, char **argv) { return recipe_command(argc, argv, train_run); }
+Result tune_command(int argc, char **argv) { return recipe_command(argc, argv, tune_run); }
+
+static Result tokenizer_copy_to(const char *from, const char *to, Arena *a)
+{
+    Buffer bytes = {0};
+    Result r = file_read(&bytes, arena_format(a, "%s/tokenizer.model", from), TOKENIZER_LIMIT);
+    if (!failed(r)) r = file_write(arena_format(a, "%s/tokenizer.model", to), bytes.data, bytes.len, 0644);
+    buffer_free(&bytes);
+    return r;
+}
+
+Result export_command(int argc, char **argv)
+{
+    const char *merged = NULL, *model = NULL, *adapter = NULL;
+    unsigned dtype = 0;
+    Option options[] = {
+        OPTION("--merged", OPT_TEXT, &merged, .required = true),
+        OPTION("--model", OPT_TEXT, &model, .required = true),
+        OPTION("--adapter", OPT_TEXT, &adapter),
+        OPTION("--dtype", OPT_CHOICE, &dtype, .choices = (const char *const[]){"f32", "bf16", NULL}),
+    };
+    GUARD(OPTIONS_PARSE(options, argc, argv));
+    threads_start(0);
+    Bundle b;
+    Model whole = {0};
+    Arena a;
+    arena_init(&a, false);
+    Result r = bundle_load_plain(&b, model, adapter);
+    if (!failed(r) && adapter) model_merge(&whole, &b.model, &b.adapter);
+    if (!failed(r)) r = folder_make(merged, 0755);
+    if (!failed(r)) r = model_save(adapter ? &whole : &b.model, merged, dtype ? "BF16" : "F32");
+    if (!failed(r)) r = tokenizer_copy_to(model, merged, &a);
+    if (!failed(r)) printf("%s\n", merged);
+    model_free(&whole);
+    bundle_free(&b);
+    arena_free(&a);
+    return r;
+}
