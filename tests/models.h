@@ -32,12 +32,14 @@ __attribute__((unused)) static void random_model(Model *m, const ModelConfig *c,
         m->layer[l].attn_norm = random_gains(&m->arena, c->width);
         m->layer[l].ffn_norm = random_gains(&m->arena, c->width);
         for (MatrixKind k = 0; k < MAT_COUNT; k++)
-            m->layer[l].mat[k] = random_weights(&m->arena, (size_t)matrix_rows(c, k) * matrix_cols(c, k), size / sqrt((double)matrix_cols(c, k)));
+            m->layer[l].mat[k] = random_weights(&m->arena, (size_t)matrix_rows(c, k) * matrix_cols(c, k),
+                                                size / sqrt((double)matrix_cols(c, k)));
     }
 }
 
 /* Factors in the matrices of `kinds` (a bit each), from layer `first` on; delta: size of B A relative to a random matrix. */
-__attribute__((unused)) static void random_adapter(Adapter *a, const ModelConfig *c, uint32_t first, uint32_t rank, unsigned kinds, double delta)
+__attribute__((unused)) static void random_adapter(Adapter *a, const ModelConfig *c, uint32_t first, uint32_t rank, unsigned kinds,
+                                                   double delta)
 {
     *a = (Adapter){.layers = c->layers, .first = first};
     arena_init(&a->arena, false);
@@ -46,8 +48,10 @@ __attribute__((unused)) static void random_adapter(Adapter *a, const ModelConfig
         for (MatrixKind k = 0; k < MAT_COUNT; k++) {
             if (!(kinds >> k & 1)) continue;
             double in = 1 / sqrt((double)matrix_cols(c, k));
-            a->pair[l][k] = (LoraPair){random_weights(&a->arena, (size_t)rank * matrix_cols(c, k), in),
-                                       random_weights(&a->arena, (size_t)matrix_rows(c, k) * rank, delta / 2 / sqrt((double)rank)), rank, 2};
+            LoraPair *p = &a->pair[l][k];
+            *p = (LoraPair){.rank = rank, .scale = 2};
+            p->a = random_weights(&a->arena, (size_t)rank * matrix_cols(c, k), in);
+            p->b = random_weights(&a->arena, (size_t)matrix_rows(c, k) * rank, delta / 2 / sqrt((double)rank));
         }
     }
 }

@@ -102,7 +102,8 @@ TEST(tampered_plans_are_refused_by_name)
  * and as CLEAR, without an abort. */
 static Buffer mutate(const Buffer *t)
 {
-    static const char *const numbers[] = {"0", "1", "2", "3", "5", "8", "12", "17", "24", "33", "47", "63", "64", "-1", "-20", "0.5", "1e-9", "1e18", "true", "false"};
+    static const char *const numbers[] = {"0", "1", "2", "3", "5", "8", "12", "17", "24", "33", "47", "63", "64", "-1", "-20", "0.5",
+                                          "1e-9", "1e18", "true", "false"};
     size_t len = t->len - 1, at = (size_t)(test_random() * (double)len);
     while (at + 1 < len && !(t->data[at] == ':' || t->data[at] == ',')) at++;
     size_t from = at + 1;
@@ -176,11 +177,13 @@ TEST(calibration_refuses_what_it_cannot_plan)
     Plan p;
     make(&p, PREFER_EXCHANGES, PRIVATE_LORA);
     plan_free(&p);
-    PlanOptions frozen = {40, 1, PREFER_EXCHANGES, PRIVATE_LORA}, all = {40, 2, PREFER_EXCHANGES, PRIVATE_LORA}, good = {40, 0, PREFER_EXCHANGES, PRIVATE_LORA};
+    PlanOptions frozen = {40, 1, PREFER_EXCHANGES, PRIVATE_LORA}, all = {40, 2, PREFER_EXCHANGES, PRIVATE_LORA},
+        good = {40, 0, PREFER_EXCHANGES, PRIVATE_LORA};
     CHECK_FAILS(plan_make(&p, &model, &adapter, &frozen, tokens, 400), "at most 0 layers can be frozen");
     CHECK_FAILS(plan_make(&p, &model, NULL, &all, tokens, 400), "frozen");
     CHECK_FAILS(plan_make(&p, &model, NULL, &good, tokens, 3), "too little text");
-    CHECK_FAILS(plan_make(&p, &model, NULL, &good, (int32_t[]){7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 99}, 16), "not in the vocabulary");
+    CHECK_FAILS(plan_make(&p, &model, NULL, &good, (int32_t[]){7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 99}, 16),
+                "not in the vocabulary");
     ((float *)(uintptr_t)model.layer[1].mat[MAT_UP])[3] = INFINITY;
     CHECK_FAILS(plan_make(&p, &model, NULL, &good, tokens, 400), "not finite");
 }

@@ -167,7 +167,8 @@ static void program(Party *p)
     float *logits = run->logits[p->role] = arena_new(&p->session, float, ALL * vocab);
     for (size_t at = 0, rows = FIRST; at < ALL; at += rows, rows = 1) {
         party_begin(p, rows, at);
-        CHECK_OK(secure_forward(net, rows, client ? run->prompt.x + at * width : NULL, private ? &known : NULL, logits + at * vocab, at + 1 == ALL));
+        CHECK_OK(secure_forward(net, rows, client ? run->prompt.x + at * width : NULL, private ? &known : NULL, logits + at * vocab,
+                                at + 1 == ALL));
     }
     CHECK_EQUAL(plan.known + ALL, secure_past(net));
     secure_free(net);
@@ -273,8 +274,9 @@ TEST(fidelity_on_a_real_checkpoint)
         if (with) random_adapter(&adapter, &model.config, 0, 8, EVERY, 0.1);
         PlanOptions o = {asked ? 256 : 64, 0, form < 3 ? PREFER_EXCHANGES : PREFER_BYTES, private_part};
         Fidelity f = fidelity(&o, ids, 4000, ids + 20000, positions);
-        printf("    %s, %s: %zu positions, agreement %.2f %%, loss %.4f (float %.4f), logits off by %.3f at most, rms %.4f\n", form < 3 ? "fold" : "lean",
-               form % 3 == 2 ? "private layers" : with ? "private adapter" : "nothing private", f.positions, 100.0 * (double)f.agree / (double)f.positions, f.loss, f.plain_loss, f.most, sqrt(f.squares / (double)f.positions));
+        printf("    %s, %s: %zu positions, agreement %.2f %%, loss %.4f (float %.4f), logits off by %.3f at most, rms %.4f\n",
+               form < 3 ? "fold" : "lean", form % 3 == 2 ? "private layers" : with ? "private adapter" : "nothing private", f.positions,
+               100.0 * (double)f.agree / (double)f.positions, f.loss, f.plain_loss, f.most, sqrt(f.squares / (double)f.positions));
         fflush(stdout);
         CHECK((double)f.agree >= (double)f.positions * (asked ? 0.99 : 0.97));
         CHECK(fabs(f.loss - f.plain_loss) < (asked ? 0.005 : 0.02));

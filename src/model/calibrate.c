@@ -53,7 +53,15 @@ static void see_residual(Watcher *w, uint32_t layer, const float *x, size_t len)
     w->half = layer == w->layer ? FFN : ATTN, w->layer = layer, w->factor = w->half == ATTN ? 0 : 4;
     double size = rows_most(w, x, len, c->width, false);
     if (layer == c->layers) most(&w->seen->residual, size);
-    else if (layer >= w->p->frozen) most(&w->seen->layer[layer - w->p->frozen].residual, size);
+    if (layer == c->layers || layer < w->p->frozen) return;
+    LayerSeen *l = &w->seen->layer[layer - w->p->frozen];
+    most(&l->residual, size);
+    for (size_t r = w->known; r < len / c->width; r++) {
+        const float *row = x + r * c->width;
+        double sum = 0, largest = 0;
+        for (size_t i = 0; i < c->width; i++) sum += (double)row[i] * (double)row[i], most(&largest, (double)row[i]);
+        most(&l->normed[w->half], largest / sqrt(sum / c->width + (double)c->norm_eps));
+    }
 }
 
 static void see_squares(Watcher *w, const float *x, size_t rows)
@@ -62,7 +70,8 @@ static void see_squares(Watcher *w, const float *x, size_t rows)
     PlanSeen *s = w->seen;
     bool final = w->layer == c->layers;
     LayerSeen *l = !final && w->layer >= w->p->frozen ? &s->layer[w->layer - w->p->frozen] : NULL;
-    double *low = final ? &s->square_low : l ? &l->square_low[w->half] : NULL, *high = final ? &s->square_high : l ? &l->square_high[w->half] : NULL;
+    double *low = final ? &s->square_low : l ? &l->square_low[w->half] : NULL;
+    double *high = final ? &s->square_high : l ? &l->square_high[w->half] : NULL;
     for (size_t r = 0; r < rows; r++) {
         double v = (double)x[r] + (double)c->norm_eps;
         w->rms[r] = sqrt(v);
@@ -80,7 +89,9 @@ static void see_low_rank(Watcher *w, LayerSeen *l, const float *x, size_t len)
     if (kind >= MAT_COUNT || kind == MAT_O || kind == MAT_DOWN) return;
     for (uint32_t j = 0; j < pair->rank; j++) {
         double balance = ldexp(1, factor_balance(w->m, w->a, w->layer, kind, j));
-        for (size_t r = w->known; r < len / pair->rank; r++) most(&l->low_rank[w->half], (double)x[r * pair->rank + j] * balance * w->rms[r]);
+        for (size_t r = w->known; r < len / pair->rank; r++) {
+            most(&l->low_rank[w->half], (double)x[r * pair->rank + j] * balance * w->rms[r]);
+        }
     }
 }
 
@@ -122,12 +133,6 @@ static void see(void *ctx, uint32_t layer, Sight what, const float *x, size_t le
     const ModelConfig *c = &w->m->config;
     if (what == SEE_RESIDUAL) {
         see_residual(w, layer, x, len);
-        if (layer < c->layers && layer >= w->p->frozen)
-            for (size_t r = w->known; r < len / c->width; r++) {
-                double sum = 0, size = 0;
-                for (size_t i = 0; i < c->width; i++) sum += (double)x[r * c->width + i] * (double)x[r * c->width + i], most(&size, (double)x[r * c->width + i]);
-                most(&w->seen->layer[layer - w->p->frozen].normed[w->half], size / sqrt(sum / c->width + (double)c->norm_eps));
-            }
     } else if (what == SEE_MEAN_SQUARE) {
         see_squares(w, x, len);
     } else if (what == SEE_LOGIT) {
@@ -193,7 +198,8 @@ static CHECKED Result seen_check(const Plan *p, const PlanSeen *s)
     bool good = isfinite(s->residual) && isfinite(s->logit) && s->square_high > 0;
     for (uint32_t l = 0; l < p->layers; l++) {
         const LayerSeen *q = &s->layer[l];
-        good &= isfinite(q->residual + q->product[ATTN] + q->product[FFN] + q->query + q->key + q->value + q->score + q->mixed + q->gate + q->up);
+        good &= isfinite(q->residual + q->product[ATTN] + q->product[FFN] + q->query + q->key + q->value);
+        good &= isfinite(q->score + q->mixed + q->gate + q->up);
         good &= q->square_high[ATTN] > 0 && q->square_high[FFN] > 0;
     }
     return good ? OK : fail(FAIL_DATA, "calibration: the network gave values that are not finite, or saw no text");

@@ -58,16 +58,20 @@ static void lookup_bounds(const LookupSpec *s, double *value, double *slope)
 
 static unsigned word_bytes(unsigned m) { return m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8; }
 
-static bool column_fits(double bound, unsigned f, unsigned m) { return m >= 4 && m <= 64 && f <= 48 && ldexp(bound, (int)f) + 1 < ldexp(1, (int)m - 2); }
+static bool column_fits(double bound, unsigned f, unsigned m)
+{
+    return m >= 4 && m <= 64 && f <= 48 && ldexp(bound, (int)f) + 1 < ldexp(1, (int)m - 2);
+}
 
 static void need_lookup(Check *k, const LookupSpec *s, Function fn, const char *what)
 {
     bool exp = fn == FN_EXP, silu = fn == FN_SILU;
-    bool shape = s->fn == fn && s->k >= 1 && s->k <= 12 && s->t >= s->k + 3 && s->t <= s->k + 16 && s->f <= 48 && s->fp <= 16 &&
-                 s->from_zero == (!exp && !silu) && s->never_positive == exp;
-    bool real = fabs(s->offset) <= 0x1p20 && s->gain >= 0x1p-20 && s->gain <= 0x1p20 && fabs(s->floor) <= 0x1p40 && s->ceiling >= s->floor &&
-                s->ceiling <= 0x1p40 && (exp || silu ? s->gain == 1 && s->floor == -0x1p40 && s->ceiling == 0x1p40 : s->floor >= 0x1p-40);
-    need(k, shape && real, what);
+    bool shape = s->fn == fn && s->k >= 1 && s->k <= 12 && s->t >= s->k + 3 && s->t <= s->k + 16 && s->f <= 48 && s->fp <= 16;
+    bool side = s->from_zero == (!exp && !silu) && s->never_positive == exp;
+    bool real = fabs(s->offset) <= 0x1p20 && s->gain >= 0x1p-20 && s->gain <= 0x1p20 && s->ceiling <= 0x1p40;
+    if (exp || silu) real &= s->gain == 1 && s->floor == -0x1p40 && s->ceiling == 0x1p40;
+    else real &= s->floor >= 0x1p-40 && s->floor <= s->ceiling;
+    need(k, shape && side && real, what);
     if (k->wrong) return;
     double value, slope;
     lookup_bounds(s, &value, &slope);
@@ -181,8 +185,8 @@ static void check_sum(Check *k, const LayerPlan *l, const LayerRings *r)
     need(k, s->border == 0 || s->border == 16, "1/sum table");
     if (s->border) {
         need_lookup(k, fine, FN_RECIPROCAL, "fine 1/sum table");
-        need(k, fine->border == 0 && fine->t == s->k + 4 && fine->f == s->f && lookup_f(fine) == lookup_f(s) && s->m0 == 64 && s->m1 == 64 &&
-                    fine->m0 == 64 && fine->m1 == 64, "fine 1/sum table");
+        need(k, fine->border == 0 && fine->t == s->k + 4 && fine->f == s->f && lookup_f(fine) == lookup_f(s), "fine 1/sum table");
+        need(k, s->m0 == 64 && s->m1 == 64 && fine->m0 == 64 && fine->m1 == 64, "fine 1/sum table");
     }
     need(k, (int)s->t >= context_bits(k->p) + (int)s->f, "1/sum table");
     need_to(k, (int)l->exp.n, (int)l->exp.f, (Width){s->t, s->f}, "index of 1/sum");
@@ -294,9 +298,10 @@ Result plan_check(const Plan *p, const ModelConfig *c)
 /* Every number is written out: floats as they print exactly. */
 static void shape_text(const ModelConfig *c, Buffer *out)
 {
-    buffer_format(out, "%u %u %u %u %u %u %u %u %a %a %a %a %a %a %d", c->width, c->layers, c->heads, c->kv_heads, c->head_dim, c->ffn, c->vocab,
-                  c->context, (double)c->norm_eps, (double)c->rope_theta, (double)c->rope.factor, (double)c->rope.low_freq_factor,
-                  (double)c->rope.high_freq_factor, (double)c->rope.original_context, c->tied);
+    buffer_format(out, "%u %u %u %u %u ", c->width, c->layers, c->heads, c->kv_heads, c->head_dim);
+    buffer_format(out, "%u %u %u %d %a %a ", c->ffn, c->vocab, c->context, c->tied, (double)c->norm_eps, (double)c->rope_theta);
+    buffer_format(out, "%a %a %a %a", (double)c->rope.factor, (double)c->rope.low_freq_factor, (double)c->rope.high_freq_factor,
+                  (double)c->rope.original_context);
 }
 
 static void hash_angles(Hash *h, const Plan *p, const ModelConfig *c)

@@ -44,7 +44,7 @@ static LookupSpec rsqrt_spec(const ModelConfig *c, double low, double high)
 /* Steps of 2^-9, cells of width 2, the column with 16 bits: exp is at most 1 below the top of the row. */
 static LookupSpec exp_spec(int cells)
 {
-    return (LookupSpec){.fn = FN_EXP, .t = (unsigned)cells + 10, .k = 10, .f = 9, .f0 = 16, .m0 = 19, .f1 = 0, .m1 = 0, .fp = 0, .offset = -2, .gain = 1,
+    return (LookupSpec){.fn = FN_EXP, .t = (unsigned)cells + 10, .k = 10, .f = 9, .f0 = 16, .m0 = 19, .offset = -2, .gain = 1,
                         .floor = -no_limit, .ceiling = no_limit, .never_positive = true};
 }
 
@@ -64,8 +64,8 @@ static LookupSpec silu_spec(int range, int f)
 /* 1/sum of sums in (e^-4, 2^bits), f fraction bits; steps of 2^-step. One level for short rows, else 16 coarse cells looked at again. */
 static void sum_specs(LookupSpec *coarse, LookupSpec *fine, int bits, int step, int f)
 {
-    LookupSpec s = {.fn = FN_RECIPROCAL, .t = (unsigned)(bits + step), .k = 6, .f = (unsigned)step, .f0 = (unsigned)f, .m0 = 64, .f1 = (unsigned)(f - 6), .m1 = 64,
-                    .fp = 6, .gain = 1, .floor = 0x1p-7, .ceiling = no_limit, .from_zero = true};
+    LookupSpec s = {.fn = FN_RECIPROCAL, .t = (unsigned)(bits + step), .k = 6, .f = (unsigned)step, .f0 = (unsigned)f, .m0 = 64,
+                    .f1 = (unsigned)(f - 6), .m1 = 64, .fp = 6, .gain = 1, .floor = 0x1p-7, .ceiling = no_limit, .from_zero = true};
     *coarse = s, *fine = (LookupSpec){0};
     if (bits <= 5) return;
     coarse->border = 16, coarse->k = (unsigned)(11 + most(0, bits - 6) / 2);
@@ -75,7 +75,14 @@ static void sum_specs(LookupSpec *coarse, LookupSpec *fine, int bits, int step, 
 
 // ---- the widths that layers share ------------------------------------------------------------------------------------
 
-typedef struct Fit { Plan *p; const PlanSeen *seen; const ModelConfig *c; const Model *m; int fx, context_bits; bool private, lean, adapted; } Fit;
+typedef struct Fit {
+    Plan *p;
+    const PlanSeen *seen;
+    const ModelConfig *c;
+    const Model *m;                            // NULL: only the shape is known
+    int fx, context_bits;                      // fraction bits of the residual; a row sum is at most 2^context_bits
+    bool private, lean;
+} Fit;
 
 static bool half_adapted(const Fit *f, int half)
 {
@@ -137,7 +144,8 @@ static void fit_range(const Fit *f, LayerRange *r, const LayerSeen *s, double ne
         r->product[h] = bits_of(s->product[h], margin);
         r->low_rank[h] = half_adapted(f, h) ? bits_of(s->low_rank[h], margin) : 0;
     }
-    r->query = bits_of(s->query, margin), r->key = bits_of(s->key, margin), r->value = bits_of(s->value, margin), r->mixed = bits_of(s->mixed, margin);
+    r->query = bits_of(s->query, margin), r->key = bits_of(s->key, margin);
+    r->value = bits_of(s->value, margin), r->mixed = bits_of(s->mixed, margin);
     r->gate = clamp(bits_of(s->gate, table_margin), 1, 12), r->up = bits_of(s->up, margin);
 }
 
@@ -191,7 +199,8 @@ static int knob_pick(const NormRings *r, bool lean, const int knob[KNOBS], const
 {
     bool values = r->room[2] == r->most;       // else queries (as long as keys have fewer bits) or keys
     bool low_rank = r->times_low_rank > 64, entry = r->lift > 64 || r->pinned_a > 64;
-    bool helps[KNOBS] = {!values, lean ? low_rank : true, !values && r->room[1] == r->most, !values && r->room[0] == r->most, lean && entry && !low_rank, values};
+    bool helps[KNOBS] = {!values, !lean || low_rank, !values && r->room[1] == r->most, !values && r->room[0] == r->most,
+                         lean && entry && !low_rank, values};
     int pick = KNOBS;
     for (int k = 0; k < KNOBS; k++)
         if (helps[k] && knob[k] > low[k] && (pick == KNOBS || knob[k] - low[k] > knob[pick] - low[pick])) pick = k;
@@ -346,13 +355,15 @@ Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32
 {
     if (o->frozen >= c->layers) return fail(FAIL_USE, "%u frozen layers of %u leave none to run securely", o->frozen, c->layers);
     uint32_t context = o->context && o->context < c->context ? o->context : c->context;
-    *out = (Plan){.context = context, .known = context > 1, .frozen = o->frozen, .layers = c->layers - o->frozen, .prefer = o->prefer, .private_part = o->private_part};
+    *out = (Plan){.context = context, .known = context > 1, .frozen = o->frozen, .layers = c->layers - o->frozen,
+                  .prefer = o->prefer, .private_part = o->private_part};
     arena_init(&out->arena, false);
     out->layer = arena_new(&out->arena, LayerPlan, out->layers);
     out->rank = o->private_part == PRIVATE_LORA ? rank : 0;
     for (MatrixKind k = 0; k < MAT_COUNT; k++) out->adapted[k] = out->rank > 0;
-    LayerSeen typical = {.residual = 200, .square_low = {0x1p-5, 0x1p-5}, .square_high = {0x1p+5, 0x1p+5}, .normed = {32, 32}, .product = {200, 200}, .low_rank = {60, 60},
-                         .query = 2, .key = 15, .value = 7, .score = 48, .mixed = 4, .gate = 40, .up = 30};
+    LayerSeen typical = {.residual = 200, .square_low = {0x1p-5, 0x1p-5}, .square_high = {0x1p+5, 0x1p+5}, .normed = {32, 32},
+                         .product = {200, 200}, .low_rank = {60, 60}, .query = 2, .key = 15, .value = 7, .score = 48, .mixed = 4,
+                         .gate = 40, .up = 30};
     PlanSeen seen = {arena_new(&out->arena, LayerSeen, out->layers), 200, 0x1p-5, 0x1p+5, 30};
     for (uint32_t l = 0; l < out->layers; l++) seen.layer[l] = typical;
     GUARD(plan_fit(out, &seen, c, NULL));

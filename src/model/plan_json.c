@@ -17,46 +17,79 @@ static const Field width_fields[] = {{"bits", F_UINT, AT(Width, n), 64}, {"fract
 
 static const Field lookup_fields[] = {
     {"function", F_UINT, AT(LookupSpec, fn), FN_RECIPROCAL},
-    {"index_bits", F_UINT, AT(LookupSpec, t), 40}, {"cell_bits", F_UINT, AT(LookupSpec, k), 20}, {"index_fraction", F_UINT, AT(LookupSpec, f), 64},
+    {"index_bits", F_UINT, AT(LookupSpec, t), 40},
+    {"cell_bits", F_UINT, AT(LookupSpec, k), 20},
+    {"index_fraction", F_UINT, AT(LookupSpec, f), 64},
     {"value_fraction", F_UINT, AT(LookupSpec, f0), 64}, {"value_bits", F_UINT, AT(LookupSpec, m0), 64},
-    {"slope_fraction", F_UINT, AT(LookupSpec, f1), 64}, {"slope_bits", F_UINT, AT(LookupSpec, m1), 64}, {"low_fraction", F_UINT, AT(LookupSpec, fp), 64},
+    {"slope_fraction", F_UINT, AT(LookupSpec, f1), 64},
+    {"slope_bits", F_UINT, AT(LookupSpec, m1), 64},
+    {"low_fraction", F_UINT, AT(LookupSpec, fp), 64},
     {"offset", F_REAL, AT(LookupSpec, offset), 0}, {"gain", F_REAL, AT(LookupSpec, gain), 0},
     {"floor", F_REAL, AT(LookupSpec, floor), 0}, {"ceiling", F_REAL, AT(LookupSpec, ceiling), 0},
     {"from_zero", F_BOOL, AT(LookupSpec, from_zero), 0}, {"never_positive", F_BOOL, AT(LookupSpec, never_positive), 0},
     {"border", F_UINT, AT(LookupSpec, border), 64}, END};
 
 static const Field range_fields[] = {
-    {"residual", F_INT, AT(LayerRange, residual), 40}, {"normed", F_PAIR, AT(LayerRange, normed), 40}, {"product", F_PAIR, AT(LayerRange, product), 40},
-    {"low_rank", F_PAIR, AT(LayerRange, low_rank), 40}, {"query", F_INT, AT(LayerRange, query), 40}, {"key", F_INT, AT(LayerRange, key), 40},
+    {"residual", F_INT, AT(LayerRange, residual), 40},
+    {"normed", F_PAIR, AT(LayerRange, normed), 40},
+    {"product", F_PAIR, AT(LayerRange, product), 40},
+    {"low_rank", F_PAIR, AT(LayerRange, low_rank), 40},
+    {"query", F_INT, AT(LayerRange, query), 40},
+    {"key", F_INT, AT(LayerRange, key), 40},
     {"value", F_INT, AT(LayerRange, value), 40}, {"mixed", F_INT, AT(LayerRange, mixed), 40}, {"gate", F_INT, AT(LayerRange, gate), 40},
     {"up", F_INT, AT(LayerRange, up), 40}, END};
 
 static const Field norm_fields[] = {
-    {"sum_bits", F_UINT, AT(NormPlan, sum), 64}, {"rsqrt", F_LOOKUP, AT(NormPlan, rsqrt), 0}, {"low_rank", F_WIDTH, AT(NormPlan, low_rank), 0},
-    {"product", F_WIDTH, AT(NormPlan, product), 0}, {"inverse", F_WIDTH, AT(NormPlan, inverse), 0}, {"normed", F_WIDTH, AT(NormPlan, normed), 0},
+    {"sum_bits", F_UINT, AT(NormPlan, sum), 64},
+    {"rsqrt", F_LOOKUP, AT(NormPlan, rsqrt), 0},
+    {"low_rank", F_WIDTH, AT(NormPlan, low_rank), 0},
+    {"product", F_WIDTH, AT(NormPlan, product), 0},
+    {"inverse", F_WIDTH, AT(NormPlan, inverse), 0},
+    {"normed", F_WIDTH, AT(NormPlan, normed), 0},
     {"low_rank_normed", F_WIDTH, AT(NormPlan, low_rank_normed), 0}, END};
 
 static const Field layer_fields[] = {
     {"range", F_RANGE, AT(LayerPlan, range), 0}, {"weight_fraction", F_BITS, AT(LayerPlan, weight_f), 64},
-    {"residual", F_WIDTH, AT(LayerPlan, residual), 0}, {"attention_norm", F_NORM, AT(LayerPlan, attn), 0}, {"ffn_norm", F_NORM, AT(LayerPlan, ffn), 0},
-    {"rope_fraction", F_UINT, AT(LayerPlan, rope_f), 64}, {"query", F_WIDTH, AT(LayerPlan, query), 0}, {"key", F_WIDTH, AT(LayerPlan, key), 0},
-    {"value", F_WIDTH, AT(LayerPlan, value), 0}, {"score_exp", F_LOOKUP, AT(LayerPlan, score_exp), 0}, {"exp", F_WIDTH, AT(LayerPlan, exp), 0},
-    {"mix", F_WIDTH, AT(LayerPlan, mix), 0}, {"sum_coarse", F_LOOKUP, AT(LayerPlan, sum_coarse), 0}, {"sum_fine", F_LOOKUP, AT(LayerPlan, sum_fine), 0},
+    {"residual", F_WIDTH, AT(LayerPlan, residual), 0},
+    {"attention_norm", F_NORM, AT(LayerPlan, attn), 0},
+    {"ffn_norm", F_NORM, AT(LayerPlan, ffn), 0},
+    {"rope_fraction", F_UINT, AT(LayerPlan, rope_f), 64},
+    {"query", F_WIDTH, AT(LayerPlan, query), 0},
+    {"key", F_WIDTH, AT(LayerPlan, key), 0},
+    {"value", F_WIDTH, AT(LayerPlan, value), 0},
+    {"score_exp", F_LOOKUP, AT(LayerPlan, score_exp), 0},
+    {"exp", F_WIDTH, AT(LayerPlan, exp), 0},
+    {"mix", F_WIDTH, AT(LayerPlan, mix), 0},
+    {"sum_coarse", F_LOOKUP, AT(LayerPlan, sum_coarse), 0},
+    {"sum_fine", F_LOOKUP, AT(LayerPlan, sum_fine), 0},
     {"sum_inverse", F_WIDTH, AT(LayerPlan, sum_inverse), 0}, {"attention", F_WIDTH, AT(LayerPlan, attention), 0},
     {"attention_opened", F_BOOL, AT(LayerPlan, attention_opened), 0}, {"low_rank_out", F_WIDTH, AT(LayerPlan, low_rank_out), 0},
-    {"low_rank_down", F_WIDTH, AT(LayerPlan, low_rank_down), 0}, {"silu", F_LOOKUP, AT(LayerPlan, silu), 0}, {"up", F_WIDTH, AT(LayerPlan, up), 0},
+    {"low_rank_down", F_WIDTH, AT(LayerPlan, low_rank_down), 0},
+    {"silu", F_LOOKUP, AT(LayerPlan, silu), 0},
+    {"up", F_WIDTH, AT(LayerPlan, up), 0},
     {"hidden", F_WIDTH, AT(LayerPlan, hidden), 0}, END};
 
 static const Field plan_fields[] = {
-    {"context", F_UINT, AT(Plan, context), UINT32_MAX}, {"known", F_UINT, AT(Plan, known), UINT32_MAX}, {"frozen", F_UINT, AT(Plan, frozen), UINT32_MAX},
-    {"adapted", F_FLAGS, AT(Plan, adapted), 0}, {"rank", F_UINT, AT(Plan, rank), UINT32_MAX}, {"prefer", F_UINT, AT(Plan, prefer), PREFER_BYTES},
+    {"context", F_UINT, AT(Plan, context), UINT32_MAX},
+    {"known", F_UINT, AT(Plan, known), UINT32_MAX},
+    {"frozen", F_UINT, AT(Plan, frozen), UINT32_MAX},
+    {"adapted", F_FLAGS, AT(Plan, adapted), 0},
+    {"rank", F_UINT, AT(Plan, rank), UINT32_MAX},
+    {"prefer", F_UINT, AT(Plan, prefer), PREFER_BYTES},
     {"private", F_UINT, AT(Plan, private_part), PRIVATE_LAYERS}, {"private_fraction", F_UINT, AT(Plan, adapter_f), 64},
-    {"head_fraction", F_UINT, AT(Plan, head_f), 64}, {"final_range", F_INT, AT(Plan, final_range), 40}, {"logit_range", F_INT, AT(Plan, logit_range), 40},
-    {"final_residual", F_WIDTH, AT(Plan, final_residual), 0}, {"final_sum_bits", F_UINT, AT(Plan, final_sum), 64}, {"final", F_WIDTH, AT(Plan, final), 0},
-    {"logit", F_WIDTH, AT(Plan, logit), 0}, {"logit_drop", F_UINT, AT(Plan, logit_drop), 64}, {"final_norm", F_LOOKUP, AT(Plan, final_norm), 0},
+    {"head_fraction", F_UINT, AT(Plan, head_f), 64},
+    {"final_range", F_INT, AT(Plan, final_range), 40},
+    {"logit_range", F_INT, AT(Plan, logit_range), 40},
+    {"final_residual", F_WIDTH, AT(Plan, final_residual), 0},
+    {"final_sum_bits", F_UINT, AT(Plan, final_sum), 64},
+    {"final", F_WIDTH, AT(Plan, final), 0},
+    {"logit", F_WIDTH, AT(Plan, logit), 0},
+    {"logit_drop", F_UINT, AT(Plan, logit_drop), 64},
+    {"final_norm", F_LOOKUP, AT(Plan, final_norm), 0},
     {"model_hash", F_HASH, AT(Plan, model_hash), 0}, END};
 
-_Static_assert(sizeof(unsigned) == sizeof(uint32_t) && sizeof(Function) == sizeof(uint32_t) && sizeof(Prefer) == sizeof(uint32_t), "F_UINT is 32 bits");
+_Static_assert(sizeof(unsigned) == sizeof(uint32_t) && sizeof(Function) == sizeof(uint32_t) && sizeof(Prefer) == sizeof(uint32_t),
+               "F_UINT is 32 bits");
 
 static const Field *fields_of(FieldKind k)
 {
@@ -77,8 +110,11 @@ static Json *list_json(const void *at, FieldKind kind)
 {
     Json *a = json_new_array();
     size_t count = kind == F_PAIR ? 2 : MAT_COUNT;
-    for (size_t i = 0; i < count; i++)
-        json_add(a, kind == F_PAIR ? json_of_int(((const int *)at)[i]) : kind == F_BITS ? json_of_uint(((const unsigned *)at)[i]) : json_of_bool(((const bool *)at)[i]));
+    for (size_t i = 0; i < count; i++) {
+        if (kind == F_PAIR) json_add(a, json_of_int(((const int *)at)[i]));
+        else if (kind == F_BITS) json_add(a, json_of_uint(((const unsigned *)at)[i]));
+        else json_add(a, json_of_bool(((const bool *)at)[i]));
+    }
     return a;
 }
 
@@ -186,7 +222,9 @@ static CHECKED Result struct_read(const Field *fields, void *out, const Json *o,
     }
     if (json_count(o) == count + extra) return OK;
     for (JsonEach e = {0}; json_each(o, &e);)
-        if (!field_find(fields, e.key) && !(extra && (!strcmp(e.key, "format") || !strcmp(e.key, "layers")))) return fail(FAIL_DATA, "unknown field '%s'", e.key);
+        if (!field_find(fields, e.key) && !(extra && (!strcmp(e.key, "format") || !strcmp(e.key, "layers")))) {
+            return fail(FAIL_DATA, "unknown field '%s'", e.key);
+        }
     return fail(FAIL_DATA, "a field is missing");
 }
 

@@ -21,8 +21,8 @@ static CHECKED Result pin_new(SecureNet *s, const Pinned **out, Arena *session, 
     int32_t *w = NULL;
     Result r = holds_private(s) ? pin_weights(&w, s->plan, m, a, layer, pin, &scratch) : OK;
     if (!failed(r)) {
-        const char *name = arena_format(&scratch, "layer %u, %s, (%zu, %zu) mod 2^%u, %u fraction bits", s->plan->frozen + layer, pin_names[pin],
-                                        shape.outputs, shape.inputs, shape.n, s->plan->adapter_f);
+        const char *name = arena_format(&scratch, "layer %u, %s, (%zu, %zu) mod 2^%u, %u fraction bits", s->plan->frozen + layer,
+                                        pin_names[pin], shape.outputs, shape.inputs, shape.n, s->plan->adapter_f);
         *out = s->pin[s->pins++] = pinned_new(s->e, session, name, shape.outputs, shape.inputs, shape.n, s->plan->adapter_f, w);
     }
     arena_free(&scratch);
@@ -93,8 +93,12 @@ static CHECKED Result adapter_fits(const Plan *p, const ModelConfig *c, const Ad
     for (uint32_t l = 0; l < a->layers; l++) {
         for (MatrixKind k = 0; k < MAT_COUNT; k++) {
             if (!a->pair[l][k].a) continue;
-            if (l < p->frozen) return fail(FAIL_DATA, "the adapter has factors in layer %u, below the %u that the client runs", l, p->frozen);
-            if (p->private_part == PRIVATE_LORA && !p->adapted[k]) return fail(FAIL_DATA, "the adapter has factors of %s, the plan none", matrix_names[k]);
+            if (l < p->frozen) {
+                return fail(FAIL_DATA, "the adapter has factors in layer %u, below the %u that the client runs", l, p->frozen);
+            }
+            if (p->private_part == PRIVATE_LORA && !p->adapted[k]) {
+                return fail(FAIL_DATA, "the adapter has factors of %s, the plan none", matrix_names[k]);
+            }
         }
     }
     return OK;
@@ -174,7 +178,8 @@ static CHECKED Result head_forward(SecureNet *s, Wire x, size_t rows, float *log
     const Layout *at = head_layout(s, rows, width, last_only), *out = head_layout(s, rows, vocab, last_only);
     if (last_only) x = wire_map(e, x, at, 0, pick_row, at);
     Wire normed;
-    GUARD(norm_fused(s, &normed, x, head_layout(s, rows, 1, last_only), p->final_residual, s->final_norm, p->final_sum, (unsigned)final_times(p)));
+    GUARD(norm_fused(s, &normed, x, head_layout(s, rows, 1, last_only), p->final_residual, s->final_norm, p->final_sum,
+                     (unsigned)final_times(p)));
     normed = wire_to(e, normed, p->final.n, p->final.f);
     Wire l = last_only ? wire_map(e, normed, out, p->head_f, head_row, &(Picked){out, &s->head}) : wire_linear(e, normed, &s->head);
     Reveal *reveal = reveal_send(e, wire_to(e, l, p->logit.n, p->logit.f), p->logit_drop);
@@ -195,7 +200,9 @@ static CHECKED Result cut_words(SecureNet *s, uint64_t **out, const float *x, si
     double bound = ldexp(1, l->range.residual);
     *out = arena_new(engine_arena(s->e), uint64_t, len);
     for (size_t i = 0; i < len; i++) {
-        if (!(fabs((double)x[i]) < bound)) return fail(FAIL_DATA, "the hidden state at the cut, %g, lies outside of the plan's +-%g", (double)x[i], bound);
+        if (!(fabs((double)x[i]) < bound)) {
+            return fail(FAIL_DATA, "the hidden state at the cut, %g, lies outside of the plan's +-%g", (double)x[i], bound);
+        }
         (*out)[i] = ring_from_real((double)x[i], l->residual.f);
     }
     return OK;
@@ -208,7 +215,9 @@ Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPref
     bool enter = s->past == 0 && p->known > 0, client = engine_role(e) == ROLE_CLIENT || engine_role(e) == ROLE_CLEAR;
     ASSERT(rows > 0 && (x || !client) && (!enter || known || !holds_private(s)));
     if (enter) s->past = p->known;
-    if (rows > p->context - s->past) return fail(FAIL_DATA, "%zu positions after %u do not fit the plan's context of %u", rows, s->past, p->context);
+    if (rows > p->context - s->past) {
+        return fail(FAIL_DATA, "%zu positions after %u do not fit the plan's context of %u", rows, s->past, p->context);
+    }
     uint64_t *words = NULL;
     if (client) GUARD(cut_words(s, &words, x, rows));
     Wire w = wire_input_client(e, layout_uniform(e, s->config.width), p->layer[0].residual.n, p->layer[0].residual.f, words);

@@ -100,8 +100,10 @@ CHECKED Result private_commitment(const Plan *p, const Model *m, const Adapter *
 
 typedef struct SecureNet SecureNet;
 /* m: the public base at C, S and CLEAR (S and CLEAR under PRIVATE_LAYERS use its layers as the private ones; C uses only its
- * public parts); NULL at T and COUNT. a: S and CLEAR, NULL if there is none. Needs engine_shared_seed at C, S, CLEAR. */
-CHECKED Result secure_new(SecureNet **out, Engine *e, Arena *session, const ModelConfig *c, const Plan *p, const Model *m, const Adapter *a);
+ * public parts); NULL at T and COUNT. a: S and CLEAR, NULL if there is none. Needs engine_shared_seed and engine_pad_seed at C, S,
+ * CLEAR. */
+CHECKED Result secure_new(SecureNet **out, Engine *e, Arena *session, const ModelConfig *c, const Plan *p, const Model *m,
+                          const Adapter *a);
 void secure_free(SecureNet *s);                // before its arena goes; NULL is fine
 /* The pinned matrices in their fixed order, for the one-time setup message of S to T. */
 size_t secure_pins(const SecureNet *s, Pinned *const **pins);

@@ -155,15 +155,16 @@ static CHECKED Result project(SecureNet *s, const LayerNet *l, const OutNet *o, 
 {
     Engine *e = s->e;
     Width res = l->plan->residual;
-    if (!o->a) {
-        *x = wire_add(e, wire_narrow(*x, res.n), wire_to(e, wire_linear(e, wire_narrow(in, (unsigned)o->rings->public), o->w), res.n, res.f));
-        return OK;
+    *x = wire_narrow(*x, res.n);
+    if (o->a) {
+        Pinning *sent = pinned_send(e, wire_narrow(in, (unsigned)o->rings->pinned_a), o->a);
+        if (o->b) sent = pinned_send_after(e, sent, o->low_rank.n, o->low_rank.f, o->b);
+        GUARD(engine_exchange(e, o->name));
+        *x = wire_add(e, *x, wire_to(e, pinned_take(e, sent), res.n, res.f));
     }
-    Pinning *sent = pinned_send(e, wire_narrow(in, (unsigned)o->rings->pinned_a), o->a);
-    if (o->b) sent = pinned_send_after(e, sent, o->low_rank.n, o->low_rank.f, o->b);
-    GUARD(engine_exchange(e, o->name));
-    *x = wire_add(e, wire_narrow(*x, res.n), wire_to(e, pinned_take(e, sent), res.n, res.f));
-    if (o->w->w) *x = wire_add(e, *x, wire_to(e, wire_linear(e, wire_narrow(in, (unsigned)o->rings->public), o->w), res.n, res.f));
+    if (s->plan->private_part == PRIVATE_LAYERS) return OK;
+    Wire y = wire_linear(e, wire_narrow(in, (unsigned)o->rings->public), o->w);
+    *x = wire_add(e, *x, wire_to(e, y, res.n, res.f));
     return OK;
 }
 
@@ -182,7 +183,9 @@ static CHECKED Result known_open(SecureNet *s, Opened **out, Width to, int range
     if (v) {
         x = arena_new(engine_arena(e), uint64_t, len);
         for (size_t i = 0; i < len; i++) {
-            if (!(fabs((double)v[i]) < ldexp(1, range))) return fail(FAIL_DATA, "a %s of the known prefix, %g, lies outside of the plan's range", name, (double)v[i]);
+            if (!(fabs((double)v[i]) < ldexp(1, range))) {
+                return fail(FAIL_DATA, "a %s of the known prefix, %g, lies outside of the plan's range", name, (double)v[i]);
+            }
             x[i] = ring_from_real((double)v[i], to.f);
         }
     }
@@ -190,7 +193,8 @@ static CHECKED Result known_open(SecureNet *s, Opened **out, Width to, int range
     return OK;
 }
 
-static CHECKED Result layer_attention(SecureNet *s, LayerNet *l, Wire *x, bool enter_known, const float *known_keys, const float *known_values)
+static CHECKED Result layer_attention(SecureNet *s, LayerNet *l, Wire *x, bool enter_known, const float *known_keys,
+                                      const float *known_values)
 {
     Engine *e = s->e;
     const LayerPlan *p = l->plan;

@@ -54,7 +54,8 @@ typedef struct Half {                          // what the code below needs of o
 static Half half_of(SecureNet *s, const LayerNet *l, int half)
 {
     Half h = {.s = s, .plan = l->plan, .norm = half == ATTN ? &l->plan->attn : &l->plan->ffn, .net = &l->norm[half],
-              .rings = &l->rings.norm[half], .private = s->plan->private_part == PRIVATE_LAYERS, .name = half == ATTN ? "attention" : "ffn"};
+              .rings = &l->rings.norm[half], .private = s->plan->private_part == PRIVATE_LAYERS};
+    h.name = half == ATTN ? "attention" : "ffn";
     h.count = group_kinds(half, h.kind);
     for (unsigned k = 0; k < h.count; k++) h.outputs[k] = matrix_rows(&s->config, h.kind[k]);
     return h;

@@ -65,7 +65,9 @@ CHECKED Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, con
 // ---- private and public integers (secure_weights.c) ------------------------------------------------------------------
 
 /* The pinned matrices of a layer: stacked factors A of a half, or under PRIVATE_LAYERS its stacked matrices, and factors B. */
-typedef enum { PIN_A_ATTN, PIN_B_Q, PIN_B_K, PIN_B_V, PIN_A_OUT, PIN_B_OUT, PIN_A_FFN, PIN_B_GATE, PIN_B_UP, PIN_A_DOWN, PIN_B_DOWN, PIN_COUNT } Pin;
+typedef enum {
+    PIN_A_ATTN, PIN_B_Q, PIN_B_K, PIN_B_V, PIN_A_OUT, PIN_B_OUT, PIN_A_FFN, PIN_B_GATE, PIN_B_UP, PIN_A_DOWN, PIN_B_DOWN, PIN_COUNT
+} Pin;
 extern const char *const pin_names[PIN_COUNT];
 typedef struct PinShape { size_t outputs, inputs; unsigned n; } PinShape;    // outputs 0: there is none
 PinShape pin_shape(const Plan *p, const ModelConfig *c, uint32_t layer, Pin pin);
@@ -125,7 +127,8 @@ CHECKED Result layer_forward(SecureNet *s, LayerNet *l, Wire *x, bool enter_know
 CHECKED Result norm_matrices(SecureNet *s, const LayerNet *l, int half, Wire x, Wire out[GROUP_MOST]);
 /* x / rms in ring `times`, in 3 exchanges: the final norm, whose x has few words. rows: one word for each row of the batch
  * that x has words for. sum: ring of the sum of squares. */
-CHECKED Result norm_fused(SecureNet *s, Wire *out, Wire x, const Layout *rows, Width opened, const Table *rsqrt, unsigned sum, unsigned times);
+CHECKED Result norm_fused(SecureNet *s, Wire *out, Wire x, const Layout *rows, Width opened, const Table *rsqrt, unsigned sum,
+                          unsigned times);
 
 /* Calls visit for every lookup of the plan, in a fixed order. */
 void plan_lookups(const Plan *p, void (*visit)(void *ctx, const LookupSpec *s), void *ctx);

@@ -52,7 +52,10 @@ static CHECKED Result scaled_round(int16_t **out, Scaled s, unsigned f, const ch
     for (size_t i = 0; i < s.rows; i++) {
         for (size_t j = 0; j < s.cols; j++) {
             double v = rint(ldexp(scaled_at(&s, i, j), (int)f));
-            if (!(fabs(v) <= INT16_MAX)) return fail(FAIL_DATA, "%s: a weight of %g does not fit the plan's %u fraction bits; the plan is of another model", name, ldexp(v, -(int)f), f);
+            if (!(fabs(v) <= INT16_MAX)) {
+                return fail(FAIL_DATA, "%s: a weight of %g does not fit the plan's %u fraction bits; the plan is of another model",
+                            name, ldexp(v, -(int)f), f);
+            }
             w[i * s.cols + j] = (int16_t)v;
         }
     }
@@ -201,7 +204,9 @@ Result pin_weights(int32_t **out, const Plan *p, const Model *m, const Adapter *
     uint32_t at = p->frozen + layer;
     for (unsigned k = 0; k < count; k++) {
         const LoraPair *q = pair_of(a, at, kind[k]);
-        if (q && q->rank > p->rank && p->private_part == PRIVATE_LORA) return fail(FAIL_DATA, "the adapter has rank %u, the plan %u", q->rank, p->rank);
+        if (q && q->rank > p->rank && p->private_part == PRIVATE_LORA) {
+            return fail(FAIL_DATA, "the adapter has rank %u, the plan %u", q->rank, p->rank);
+        }
         Result r;
         if (pin_part[pin].b) r = private_factor_b(w, p, m, a, at, kind[k]);
         else if (p->private_part == PRIVATE_LAYERS) r = private_matrix(w, p, m, a, at, kind[k]);
