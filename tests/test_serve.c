@@ -124,7 +124,10 @@ static void process_end(Process *p, const char *part)
     Buffer text = {0};
     snprintf(path, sizeof path, "%s/%s.out", folder, p->name);
     CHECK_OK(file_read(&text, path, 1 << 16));
-    if (!strstr((const char *)text.data, part)) fprintf(stderr, "the %s said '%s', which does not name '%s'\n", p->name, (const char *)text.data, part), exit(1);
+    if (!strstr((const char *)text.data, part)) {
+        fprintf(stderr, "the %s said '%s', which does not name '%s'\n", p->name, (const char *)text.data, part);
+        exit(1);
+    }
     buffer_free(&text);
 }
 
@@ -218,15 +221,15 @@ static Result making_main(int pipe, void *ctx)
 static void make_pool(const Bundle *b, uint32_t positions)
 {
     Setup s = {.pool = in_folder("pool")};
-    Process making;
-    process_start(&third, "third", third_main, &s);
-    process_port(&third);
-    Making m = {third.port, positions};
+    Process making, dealer;
+    process_start(&dealer, "dealer", third_main, &s);
+    process_port(&dealer);
+    Making m = {dealer.port, positions};
     process_start(&making, "making", making_main, &m);
-    Address a = third_address(third.port);
+    Address a = third_address(dealer.port);
     CHECK_OK(client_pool(b, &client_id, &a, provider_id.public_key, pool_name, positions, in_folder("client.tape")));
     process_end(&making, "fine");
-    process_end(&third, "fine");
+    process_end(&dealer, "fine");
 }
 
 static void start_dealer(uint32_t sessions)

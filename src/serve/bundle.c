@@ -25,13 +25,16 @@ static Result bundle_check(const Bundle *b, const char *model_dir, const char *p
     if (p->known && c->bos < 0) return fail(FAIL_DATA, "%s: counts on a BOS token, which %s does not name", plan_path, model_dir);
     if (p->context <= p->known) return fail(FAIL_DATA, "%s: a context of %u positions leaves no room", plan_path, p->context);
     if (tokenizer_vocab(b->tokenizer) > c->vocab)
-        return fail(FAIL_DATA, "%s/tokenizer.model has %u pieces, the model a vocabulary of %u", model_dir, tokenizer_vocab(b->tokenizer), c->vocab);
+        return fail(FAIL_DATA, "%s/tokenizer.model has %u pieces, the model a vocabulary of %u", model_dir, tokenizer_vocab(b->tokenizer),
+                    c->vocab);
     GUARD(public_hash(p, &b->model, hash));
-    if (memcmp(hash, p->model_hash, HASH_BYTES) != 0) return fail(FAIL_DATA, "%s: was made for another model than %s", plan_path, model_dir);
+    if (memcmp(hash, p->model_hash, HASH_BYTES) != 0)
+        return fail(FAIL_DATA, "%s: was made for another model than %s", plan_path, model_dir);
     return OK;
 }
 
-static Result bundle_read(Bundle *b, const char *model_dir, const char *adapter_dir, const char *plan_path, bool want_adapter_weights, Arena *a)
+static Result bundle_read(Bundle *b, const char *model_dir, const char *adapter_dir, const char *plan_path, bool want_adapter_weights,
+                          Arena *a)
 {
     if (!plan_path) plan_path = arena_format(a, "%s/marill-plan.json", adapter_dir ? adapter_dir : model_dir);
     GUARD(model_load(&b->model, model_dir));

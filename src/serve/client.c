@@ -62,11 +62,13 @@ static Result pool_check(const ClientHello *mine, const ProviderHello *theirs, c
     PoolAbout a;
     if (theirs->header_len == 0) return fail(FAIL_PEER, "the provider has no pool");
     hash_bytes(hash, theirs->header, theirs->header_len);
-    if (memcmp(hash, mine->tape, sizeof mine->tape) != 0) return fail(FAIL_PEER, "the pool differs: the provider's is not the one of this tape");
+    if (memcmp(hash, mine->tape, sizeof mine->tape) != 0)
+        return fail(FAIL_PEER, "the pool differs: the provider's is not the one of this tape");
     GUARD(pool_about(&a, theirs->header, theirs->header_len));
     if (memcmp(a.client, o->identity->public_key, 32) != 0) return fail(FAIL_PEER, "the pool was made for another client");
     if (memcmp(a.provider, o->provider.key, 32) != 0) return fail(FAIL_PEER, "the pool was made for another provider");
-    if (memcmp(a.commitment, theirs->commitment, HASH_BYTES) != 0) return fail(FAIL_PEER, "the private part differs: the pool was made for another one");
+    if (memcmp(a.commitment, theirs->commitment, HASH_BYTES) != 0)
+        return fail(FAIL_PEER, "the private part differs: the pool was made for another one");
     if (theirs->tape_mark > 0) return fail(FAIL_PEER, "the pool is used: the provider's tape of it has begun before");
     return OK;
 }
@@ -78,7 +80,8 @@ static Result client_greet(Client *c, const ClientOptions *o, ClientHello *mine,
     random_bytes(mine->random, sizeof mine->random);
     GUARD(client_hello_send(c->provider, mine));
     GUARD(provider_hello_receive(c->provider, theirs));
-    if (memcmp(mine->session, theirs->session, SESSION_BYTES) != 0) return fail(FAIL_PEER, "the session differs: the provider answered another one");
+    if (memcmp(mine->session, theirs->session, SESSION_BYTES) != 0)
+        return fail(FAIL_PEER, "the session differs: the provider answered another one");
     GUARD(agreement_check(&mine->agreement, &theirs->agreement, "provider"));
     memcpy(c->commitment, theirs->commitment, HASH_BYTES);
     return o->setting == SETTING_DEALER ? pool_check(mine, theirs, o) : OK;
@@ -142,7 +145,8 @@ static Result session_open(Client *c, const ClientOptions *o, ClientHello *mine,
     Report ready;
     GUARD(agreement_make(&mine->agreement, c->b));
     if (o->setting == SETTING_DEALER) GUARD(tape_ready(c, o, mine));
-    GUARD(fail_in(channel_connect(&c->provider, o->provider.host, o->provider.port, o->identity, o->provider.key, CONNECT_SECONDS), "provider"));
+    const Address *p = &o->provider;
+    GUARD(fail_in(channel_connect(&c->provider, p->host, p->port, o->identity, p->key, CONNECT_SECONDS), "provider"));
     channel_name(c->provider, "provider");
     channel_timeout(c->provider, HELLO_SECONDS);
     GUARD(client_greet(c, o, mine, theirs));

@@ -20,24 +20,12 @@ typedef struct Runner {
 
 // ---- clear -----------------------------------------------------------------------------------------------------------
 
-/* The known position, through the layers that the client runs and, with the adapter, through all of them. */
-static Result clear_known(Runner *r)
+/* The frozen layers, as the client runs them. */
+static Result clear_lower(Runner *r, const int32_t *tokens, size_t rows)
 {
-    const Bundle *b = r->b;
-    if (!b->plan.known) return OK;
-    const int32_t bos = bundle_bos(b);
-    PlainState *s = plain_new(&b->model, bundle_adapter(b), b->plan.known, &r->arena);
-    const float **keys = arena_new(&r->arena, const float *, b->plan.layers), **values = arena_new(&r->arena, const float *, b->plan.layers);
-    GUARD(plain_embed(s, r->x, &bos, 1));
-    plain_layers(s, r->x, 1, 0, b->model.config.layers);
-    for (uint32_t l = 0; l < b->plan.layers; l++) {
-        keys[l] = plain_keys(s, b->plan.frozen + l);
-        values[l] = plain_values(s, b->plan.frozen + l);
-    }
-    r->known = (KnownPrefix){keys, values};
-    GUARD(plain_embed(r->plain, r->x, &bos, 1));
-    plain_layers(r->plain, r->x, 1, 0, b->plan.frozen);
-    plain_advance(r->plain, 1);
+    GUARD(plain_embed(r->plain, r->x, tokens, rows));
+    plain_layers(r->plain, r->x, rows, 0, r->b->plan.frozen);
+    plain_advance(r->plain, rows);
     return OK;
 }
 
@@ -54,14 +42,13 @@ static Result clear_new(Runner *r)
     wipe(seed, sizeof seed);
     r->plain = plain_new(&b->model, NULL, b->plan.context, &r->arena);
     GUARD(secure_new(&r->net, r->engine, &r->arena, &b->model.config, &b->plan, &b->model, bundle_adapter(b)));
-    return clear_known(r);
+    GUARD(known_prefix(&r->known, b, &r->arena));
+    return b->plan.known ? clear_lower(r, &(int32_t){bundle_bos(b)}, 1) : OK;
 }
 
 static Result clear_batch(Runner *r, const int32_t *tokens, size_t rows, float *logits, bool last_only)
 {
-    GUARD(plain_embed(r->plain, r->x, tokens, rows));
-    plain_layers(r->plain, r->x, rows, 0, r->b->plan.frozen);
-    plain_advance(r->plain, rows);
+    GUARD(clear_lower(r, tokens, rows));
     uint64_t first = r->c.next;
     GUARD(segments_reserve(&r->c, rows, false));
     GUARD(segments_reserve(&r->s, rows, false));
@@ -158,7 +145,7 @@ static Result token_emit(const Generation *g, const Bundle *b, Generated *out, s
 static Result tokens_make(Generated *out, Runner *r, const Generation *g, const int32_t *prompt, size_t count, float *logits)
 {
     const Bundle *b = r->b;
-    const uint32_t room = bundle_room(b), most = g->max_tokens - 1 < room - count ? g->max_tokens - 1 : (uint32_t)(room - count);
+    const uint32_t left = bundle_room(b) - (uint32_t)count, most = g->max_tokens - 1 < left ? g->max_tokens - 1 : left;
     double begin = clock_seconds();
     int32_t previous = prompt[count - 1];
     size_t shown = 0;
@@ -167,7 +154,7 @@ static Result tokens_make(Generated *out, Runner *r, const Generation *g, const 
     out->finish_reason = "length";
     GUARD(runner_prompt(r, prompt, count, most, logits));
     for (;;) {
-        int32_t token = sampler_pick(&sampler, logits, tokenizer_vocab(b->tokenizer));   // the head may have more rows than there are pieces
+        int32_t token = sampler_pick(&sampler, logits, tokenizer_vocab(b->tokenizer));   // the head may have more rows
         if (out->count == 0) out->first_token_seconds = clock_seconds() - begin;
         if (is_end(b, token)) {
             out->finish_reason = "stop";
@@ -224,7 +211,8 @@ Result generate(Generated *out, const Bundle *b, Setting setting, Client *client
 Result score_window(float *logits, const Bundle *b, Setting setting, Client *client, const int32_t *tokens, size_t count)
 {
     Runner r;
-    if (count == 0 || count > bundle_room(b)) return fail(FAIL_USE, "a window of %zu tokens does not fit the plan's context of %u", count, b->plan.context);
+    if (count == 0 || count > bundle_room(b))
+        return fail(FAIL_USE, "a window of %zu tokens does not fit the plan's context of %u", count, b->plan.context);
     Result done = runner_new(&r, b, setting, client);
     if (!failed(done)) done = r.client ? client_score(client, tokens, count, logits) : runner_batch(&r, tokens, count, logits, true);
     runner_free(&r);

@@ -6,8 +6,9 @@
 enum { SMALL = 4096 };                         // the most bytes of a message without a stated limit
 
 static const char *const message_names[MSG_COUNT] = {
-    [MSG_CLIENT_HELLO] = "client hello", [MSG_PROVIDER_HELLO] = "provider hello", [MSG_THIRD_HELLO] = "hello to the third", [MSG_WAITING] = "waiting",
-    [MSG_GO] = "go", [MSG_SHAPE] = "shape", [MSG_READY] = "ready", [MSG_POOL] = "pool header", [MSG_RESERVED] = "reserved", [MSG_MADE] = "made",
+    [MSG_CLIENT_HELLO] = "client hello", [MSG_PROVIDER_HELLO] = "provider hello", [MSG_THIRD_HELLO] = "hello to the third",
+    [MSG_WAITING] = "waiting", [MSG_GO] = "go", [MSG_SHAPE] = "shape", [MSG_READY] = "ready", [MSG_POOL] = "pool header",
+    [MSG_RESERVED] = "reserved", [MSG_MADE] = "made",
     [MSG_BEGIN] = "begin", [MSG_STEP] = "step", [MSG_END] = "end", [MSG_REPORT] = "report", [MSG_WORDS] = "words", [MSG_BYE] = "bye",
 };
 
@@ -44,7 +45,8 @@ Result message_next(Channel *c, Buffer *frame, size_t limit, Message *m, Cursor 
 {
     GUARD(channel_receive(c, frame, limit + 1));
     if (frame->len == 0) return fail(FAIL_DATA, "the %s sent an empty message", peer);
-    if (frame->data[0] == 0 || frame->data[0] >= MSG_COUNT) return fail(FAIL_DATA, "the %s sent a message of unknown kind %u", peer, frame->data[0]);
+    if (frame->data[0] == 0 || frame->data[0] >= MSG_COUNT)
+        return fail(FAIL_DATA, "the %s sent a message of unknown kind %u", peer, frame->data[0]);
     *m = (Message)frame->data[0];
     *body = (Cursor){frame->data + 1, frame->len - 1, 0, message_names[*m]};
     return OK;
@@ -115,7 +117,8 @@ static Result take_version(Cursor *c)
 {
     uint32_t v;
     GUARD(cursor_u32(c, &v));
-    return v == PROTOCOL_VERSION ? OK : fail(FAIL_PEER, "the protocol version differs: %d here, %u in the %s", PROTOCOL_VERSION, v, c->what);
+    if (v == PROTOCOL_VERSION) return OK;
+    return fail(FAIL_PEER, "the protocol version differs: %d here, %u in the %s", PROTOCOL_VERSION, v, c->what);
 }
 
 static Result take_agreement(Cursor *c, Agreement *a)
@@ -242,16 +245,19 @@ Result third_hello_receive(Channel *c, ThirdHello *h)
 /* As config.json says it. Nine digits give every float back. */
 static void config_json(const ModelConfig *c, Buffer *out)
 {
-    buffer_format(out, "{\"model_type\": \"llama\", \"hidden_size\": %u, \"intermediate_size\": %u, \"num_hidden_layers\": %u, ", c->width, c->ffn,
-                  c->layers);
+    buffer_format(out, "{\"model_type\": \"llama\", \"hidden_size\": %u, \"intermediate_size\": %u, ", c->width, c->ffn);
+    buffer_format(out, "\"num_hidden_layers\": %u, ", c->layers);
     buffer_format(out, "\"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"head_dim\": %u, ", c->heads, c->kv_heads, c->head_dim);
     buffer_format(out, "\"vocab_size\": %u, \"max_position_embeddings\": %u, \"tie_word_embeddings\": %s, ", c->vocab, c->context,
                   c->tied ? "true" : "false");
     buffer_format(out, "\"rms_norm_eps\": %.9g, \"rope_theta\": %.9g, ", (double)c->norm_eps, (double)c->rope_theta);
-    if (c->rope.factor > 1)
-        buffer_format(out, "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": %.9g, \"low_freq_factor\": %.9g, \"high_freq_factor\": %.9g, "
-                           "\"original_max_position_embeddings\": %.9g}, ",
-                      (double)c->rope.factor, (double)c->rope.low_freq_factor, (double)c->rope.high_freq_factor, (double)c->rope.original_context);
+    if (c->rope.factor > 1) {
+        const RopeScaling *r = &c->rope;
+        buffer_format(out, "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": %.9g, \"low_freq_factor\": %.9g, ", (double)r->factor,
+                      (double)r->low_freq_factor);
+        buffer_format(out, "\"high_freq_factor\": %.9g, \"original_max_position_embeddings\": %.9g}, ", (double)r->high_freq_factor,
+                      (double)r->original_context);
+    }
     if (c->bos >= 0) buffer_format(out, "\"bos_token_id\": %d, ", c->bos);   // both know what this position holds
     buffer_format(out, "\"hidden_act\": \"silu\"}");
 }

@@ -42,7 +42,8 @@ uint32_t bundle_room(const Bundle *b)
     return b->plan.context - b->plan.known;
 }
 
-void session_seed(uint8_t out[KEY_BYTES], const uint8_t client[KEY_BYTES], const uint8_t provider[KEY_BYTES], const uint8_t session[SESSION_BYTES])
+void session_seed(uint8_t out[KEY_BYTES], const uint8_t client[KEY_BYTES], const uint8_t provider[KEY_BYTES],
+                  const uint8_t session[SESSION_BYTES])
 {
     uint8_t key[KEY_BYTES];
     derive_key(key, client, "serve: the client's part of a session", session, SESSION_BYTES);
@@ -72,6 +73,23 @@ Result provider_secrets(uint8_t commitment[HASH_BYTES], uint8_t pad_seed[KEY_BYT
     wipe(master, sizeof master);
     wipe(salt, sizeof salt);
     return r;
+}
+
+Result known_prefix(KnownPrefix *out, const Bundle *b, Arena *a)
+{
+    const Plan *p = &b->plan;
+    const float **keys = arena_new(a, const float *, p->layers), **values = arena_new(a, const float *, p->layers);
+    float *x = arena_new(a, float, b->model.config.width);
+    *out = (KnownPrefix){keys, values};
+    if (!p->known) return OK;
+    PlainState *s = plain_new(&b->model, bundle_adapter(b), p->known, a);
+    GUARD(plain_embed(s, x, &(int32_t){bundle_bos(b)}, 1));
+    plain_layers(s, x, 1, 0, b->model.config.layers);
+    for (uint32_t l = 0; l < p->layers; l++) {
+        keys[l] = plain_keys(s, p->frozen + l);
+        values[l] = plain_values(s, p->frozen + l);
+    }
+    return OK;
 }
 
 Result pins_send(Channel *third, const SecureNet *net)

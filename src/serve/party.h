@@ -11,7 +11,7 @@ enum {
     IDLE_SECONDS = 600,                        // the user's next sentence
     THIRD_IDLE_SECONDS = 660,                  // the provider gives up first, and says so
     POOL_SECONDS = 3600,                       // the other party of a pool that is about to be made
-    CONNECT_SECONDS = 15
+    CONNECT_SECONDS = 5
 };
 
 // ---- failing ---------------------------------------------------------------------------------------------------------
@@ -28,10 +28,13 @@ CHECKED Result agreement_make(Agreement *out, const Bundle *b);
 int32_t bundle_bos(const Bundle *b);           // the known token; -1: the plan knows none
 uint32_t bundle_room(const Bundle *b);         // positions of a conversation after the known ones
 /* The seed of the input's shares: both sides put in random bytes. */
-void session_seed(uint8_t out[KEY_BYTES], const uint8_t client[KEY_BYTES], const uint8_t provider[KEY_BYTES], const uint8_t session[SESSION_BYTES]);
+void session_seed(uint8_t out[KEY_BYTES], const uint8_t client[KEY_BYTES], const uint8_t provider[KEY_BYTES],
+                  const uint8_t session[SESSION_BYTES]);
 /* The provider's lasting secrets, from its identity and its private integers: the same in every process that serves the
  * same adapter under the same plan, and different as soon as one number of it changes, so that no pad covers two matrices. */
 CHECKED Result provider_secrets(uint8_t commitment[HASH_BYTES], uint8_t pad_seed[KEY_BYTES], const Bundle *b, const Identity *me);
+/* Keys and values of the known positions, by the float network with its adapter: arena memory. */
+CHECKED Result known_prefix(KnownPrefix *out, const Bundle *b, Arena *a);
 /* The one-time message of S to T: each pinned matrix a frame. */
 CHECKED Result pins_send(Channel *third, const SecureNet *net);
 CHECKED Result pins_receive(Channel *provider, SecureNet *net);

@@ -29,7 +29,8 @@ static Result header_check(const Making *m)
     if (memcmp(a.name, h->session, sizeof a.name) != 0) return fail(FAIL_PEER, "the third's pool has another name");
     if (a.positions != h->positions) return fail(FAIL_PEER, "the third's pool has another length");
     if (memcmp(a.config, h->agreement.config, HASH_BYTES) != 0 || memcmp(a.plan, h->agreement.plan, HASH_BYTES) != 0 ||
-        memcmp(a.public_model, h->agreement.public_model, HASH_BYTES) != 0 || (!client && memcmp(a.commitment, h->commitment, HASH_BYTES) != 0))
+        memcmp(a.public_model, h->agreement.public_model, HASH_BYTES) != 0 ||
+        (!client && memcmp(a.commitment, h->commitment, HASH_BYTES) != 0))
         return fail(FAIL_PEER, "the third's pool is for another model");
     return OK;
 }
@@ -72,7 +73,8 @@ static Result making_run(Making *m)
     uint8_t pad_seed[KEY_BYTES];
     const Address *third = m->third;
     if (m->hello.positions == 0 || m->hello.positions > bundle_room(m->b))
-        return fail(FAIL_USE, "a pool of %llu positions does not fit the plan's context of %u", (unsigned long long)m->hello.positions, m->b->plan.context);
+        return fail(FAIL_USE, "a pool of %llu positions does not fit the plan's context of %u", (unsigned long long)m->hello.positions,
+                    m->b->plan.context);
     if (file_exists(m->tape)) return fail(FAIL_SYSTEM, "%s: exists already, and is not overwritten", m->tape);
     GUARD(agreement_make(&m->hello.agreement, m->b));
     if (m->role == ROLE_SERVER) GUARD(provider_secrets(m->hello.commitment, pad_seed, m->b, m->me));
@@ -87,27 +89,29 @@ static Result making_run(Making *m)
     return pool_wait(m);
 }
 
-static Result pool_make(Role role, const Bundle *b, const Identity *me, const Address *third, const uint8_t partner[32], const uint8_t name[16],
-                        uint32_t positions, const char *tape)
+static Result pool_make(Making *m, const uint8_t partner[32], const uint8_t name[16], uint32_t positions)
 {
-    Making m = {.b = b, .me = me, .third = third, .tape = tape, .role = role};
-    m.hello = (ThirdHello){.role = role, .pool = true, .positions = positions};
-    memcpy(m.hello.partner, partner, 32);
-    memcpy(m.hello.session, name, SESSION_BYTES);
-    Result r = making_run(&m);
-    r = party_abort(r, role == ROLE_SERVER && !failure_is_public(r), m.channel, NULL);
-    channel_close(m.channel);
-    buffer_free(&m.header);
-    wipe(&m, sizeof m);
+    m->hello = (ThirdHello){.role = m->role, .pool = true, .positions = positions};
+    memcpy(m->hello.partner, partner, 32);
+    memcpy(m->hello.session, name, SESSION_BYTES);
+    Result r = making_run(m);
+    r = party_abort(r, m->role == ROLE_SERVER && !failure_is_public(r), m->channel, NULL);
+    channel_close(m->channel);
+    buffer_free(&m->header);
+    wipe(m, sizeof *m);
     return r;
 }
 
-Result provider_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t client[32], const uint8_t name[16], uint32_t positions, const char *tape)
+Result provider_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t client[32], const uint8_t name[16],
+                     uint32_t positions, const char *tape)
 {
-    return pool_make(ROLE_SERVER, b, me, third, client, name, positions, tape);
+    Making m = {.b = b, .me = me, .third = third, .tape = tape, .role = ROLE_SERVER};
+    return pool_make(&m, client, name, positions);
 }
 
-Result client_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t provider[32], const uint8_t name[16], uint32_t positions, const char *tape)
+Result client_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t provider[32], const uint8_t name[16],
+                   uint32_t positions, const char *tape)
 {
-    return pool_make(ROLE_CLIENT, b, me, third, provider, name, positions, tape);
+    Making m = {.b = b, .me = me, .third = third, .tape = tape, .role = ROLE_CLIENT};
+    return pool_make(&m, provider, name, positions);
 }

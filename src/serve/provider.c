@@ -40,25 +40,6 @@ static bool is_live(const Session *s) { return s->p->o->setting == SETTING_3PC; 
 
 // ---- before the first client -----------------------------------------------------------------------------------------
 
-/* Keys and values of the known positions, by the float network with its adapter. */
-static Result known_make(Provider *p)
-{
-    const Bundle *b = p->b;
-    const Plan *plan = &b->plan;
-    if (!plan->known) return OK;
-    PlainState *s = plain_new(&b->model, bundle_adapter(b), plan->known, &p->arena);
-    float *x = arena_new(&p->arena, float, b->model.config.width);
-    const float **keys = arena_new(&p->arena, const float *, plan->layers), **values = arena_new(&p->arena, const float *, plan->layers);
-    GUARD(plain_embed(s, x, &(int32_t){bundle_bos(b)}, 1));
-    plain_layers(s, x, 1, 0, b->model.config.layers);
-    for (uint32_t l = 0; l < plan->layers; l++) {
-        keys[l] = plain_keys(s, plan->frozen + l);
-        values[l] = plain_values(s, plan->frozen + l);
-    }
-    p->known = (KnownPrefix){keys, values};
-    return OK;
-}
-
 static Result pool_ready(Provider *p)
 {
     const ProviderOptions *o = p->o;
@@ -80,7 +61,8 @@ static Result pool_ready(Provider *p)
     hash_bytes(hash, p->header, p->header_len);
     if (memcmp(tape_id(p->tape.tape), hash, 16) != 0) return fail(FAIL_DATA, "%s: is not the tape of %s", o->tape, o->pool);
     if (tape_segments(p->tape.tape) != pool_segments(p->pool)) return fail(FAIL_DATA, "%s: its length is not that of %s", o->tape, o->pool);
-    if (tape_mark(p->tape.tape) > 0) return fail(FAIL_CRYPTO, "%s: is used: a pool serves one conversation, which has begun before", o->pool);
+    if (tape_mark(p->tape.tape) > 0)
+        return fail(FAIL_CRYPTO, "%s: is used: a pool serves one conversation, which has begun before", o->pool);
     return OK;
 }
 
@@ -91,7 +73,7 @@ static Result provider_ready(Provider *p)
         return fail(FAIL_USE, "setting '%s' has no provider: 'dealer' and '3pc' have", setting_names[o->setting]);
     GUARD(agreement_make(&p->agreement, p->b));
     GUARD(provider_secrets(p->commitment, p->pad_seed, p->b, o->identity));
-    GUARD(known_make(p));
+    GUARD(known_prefix(&p->known, p->b, &p->arena));
     if (o->setting == SETTING_DEALER) GUARD(pool_ready(p));
     GUARD(listener_open(&p->listener, o->host, o->port));
     if (o->announce) o->announce(o->announce_ctx, listener_port(p->listener));
@@ -105,7 +87,8 @@ static Result pool_accept(const Session *s, const ClientHello *h)
     const Provider *p = s->p;
     if (tape_mark(p->tape.tape) > 0) return fail(FAIL_CRYPTO, "the pool is used: it serves one conversation, which has begun before");
     if (memcmp(p->o->clients[s->who], p->about.client, 32) != 0) return fail(FAIL_PEER, "the pool was made for another client");
-    if (memcmp(h->tape, tape_id(p->tape.tape), sizeof h->tape) != 0) return fail(FAIL_PEER, "the pool differs: the client's tape is not of this one");
+    if (memcmp(h->tape, tape_id(p->tape.tape), sizeof h->tape) != 0)
+        return fail(FAIL_PEER, "the pool differs: the client's tape is not of this one");
     if (h->tape_mark > 0) return fail(FAIL_CRYPTO, "the pool is used: the client's tape of it has begun before");
     if (h->tape_segments != pool_segments(p->pool)) return fail(FAIL_PEER, "the pool differs: the client's tape has another length");
     return OK;
@@ -117,7 +100,8 @@ static Result client_meet(Session *s, ClientHello *theirs, ProviderHello *mine)
     channel_timeout(s->client, HELLO_SECONDS);
     GUARD(client_hello_receive(s->client, theirs));
     if (theirs->setting != p->o->setting)
-        return fail(FAIL_PEER, "the setting differs: '%s' here, '%s' at the client", setting_names[p->o->setting], setting_names[theirs->setting]);
+        return fail(FAIL_PEER, "the setting differs: '%s' here, '%s' at the client", setting_names[p->o->setting],
+                    setting_names[theirs->setting]);
     GUARD(agreement_check(&p->agreement, &theirs->agreement, "client"));
     if (!is_live(s)) GUARD(pool_accept(s, theirs));
     *mine = (ProviderHello){.agreement = p->agreement, .header_len = p->header_len};
@@ -208,7 +192,8 @@ static Result conversation_reserve(Session *s, const Begin *b)
 {
     uint32_t room = bundle_room(s->p->b);
     if (b->rows > room || b->more > room - b->rows)
-        return fail(FAIL_PEER, "the client asks for %u and %u positions, which do not fit the plan's context of %u", b->rows, b->more, s->p->b->plan.context);
+        return fail(FAIL_PEER, "the client asks for %u and %u positions, which do not fit the plan's context of %u", b->rows, b->more,
+                    s->p->b->plan.context);
     uint64_t count = (uint64_t)b->rows + b->more;
     s->more = b->more;
     s->asked = s->steps = 0;

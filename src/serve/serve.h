@@ -71,8 +71,10 @@ typedef struct ThirdOptions {
 CHECKED Result third_serve(const ThirdOptions *o);
 /* A pool of `positions` positions for one conversation: the provider's and the client's parts of its making, each of which
  * dials the third and leaves its own tape file. name: what both agreed to call it (16 bytes). */
-CHECKED Result provider_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t client[32], const uint8_t name[16], uint32_t positions, const char *tape);
-CHECKED Result client_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t provider[32], const uint8_t name[16], uint32_t positions, const char *tape);
+CHECKED Result provider_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t client[32], const uint8_t name[16],
+                             uint32_t positions, const char *tape);
+CHECKED Result client_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t provider[32], const uint8_t name[16],
+                           uint32_t positions, const char *tape);
 
 /* What the header of a pool says (pool_header of crypto.h). */
 typedef struct PoolAbout {

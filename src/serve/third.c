@@ -5,7 +5,7 @@
 #include "serve/party.h"
 
 #include <inttypes.h>
-#include <stdio.h>
+#include <poll.h>
 #include <string.h>
 
 enum { WAITING_MOST = 16, PAIR_SECONDS = 60 };
@@ -93,7 +93,8 @@ static Result deal_conversation(Deal *d, const Begin *b, Buffer *frame)
 {
     uint32_t room = d->plan.context - d->plan.known, steps = 0;
     if (b->rows > room || b->more > room - b->rows)
-        return fail(FAIL_PEER, "the provider asks for %u and %u positions, which do not fit the plan's context of %u", b->rows, b->more, d->plan.context);
+        return fail(FAIL_PEER, "the provider asks for %u and %u positions, which do not fit the plan's context of %u", b->rows, b->more,
+                    d->plan.context);
     GUARD(segments_reserve(&d->c, (uint64_t)b->rows + b->more, false));
     GUARD(segments_reserve(&d->s, (uint64_t)b->rows + b->more, false));
     secure_restart(d->net);
@@ -243,7 +244,7 @@ static void waiting_expire(Third *t)
     }
 }
 
-static double waiting_seconds(const Third *t)                          // until the first expires; < 0: nobody waits
+static int waiting_milliseconds(const Third *t)                        // until the first expires; -1: nobody waits
 {
     double least = -1;
     for (size_t i = 0; i < t->waiting_count; i++) {
@@ -251,14 +252,15 @@ static double waiting_seconds(const Third *t)                          // until 
         if (left < 0) left = 0;
         if (least < 0 || left < least) least = left;
     }
-    return least;
+    return least < 0 ? -1 : (int)(least * 1000) + 1;
 }
 
 static Result half_check(const Third *t, Half *h)
 {
     const ThirdOptions *o = t->o;
     const char *role = h->hello.role == ROLE_CLIENT ? "client" : "provider";
-    bool known = h->hello.role == ROLE_CLIENT ? key_among(h->key, o->clients, o->client_count) : key_among(h->key, o->providers, o->provider_count);
+    bool known = h->hello.role == ROLE_CLIENT ? key_among(h->key, o->clients, o->client_count)
+                                              : key_among(h->key, o->providers, o->provider_count);
     channel_name(h->channel, role);
     if (!known) return fail(FAIL_PEER, "this key is not one of a %s", role);
     if (h->hello.pool && !o->pool) return fail(FAIL_PEER, "this third serves live sessions, and writes no pool");
@@ -273,8 +275,10 @@ static Result half_check(const Third *t, Half *h)
 
 static Result pair_check(const Half *client, const Half *provider)
 {
-    if (memcmp(client->hello.partner, provider->key, 32) != 0) return fail(FAIL_PEER, "the provider's key differs: the client named another one");
-    if (memcmp(provider->hello.partner, client->key, 32) != 0) return fail(FAIL_PEER, "the client's key differs: the provider named another one");
+    if (memcmp(client->hello.partner, provider->key, 32) != 0)
+        return fail(FAIL_PEER, "the provider's key differs: the client named another one");
+    if (memcmp(provider->hello.partner, client->key, 32) != 0)
+        return fail(FAIL_PEER, "the client's key differs: the provider named another one");
     if (client->hello.positions != provider->hello.positions)
         return fail(FAIL_PEER, "the length of the pool differs: %" PRIu64 " positions for the client, %" PRIu64 " for the provider",
                     client->hello.positions, provider->hello.positions);
@@ -327,8 +331,10 @@ static Result third_loop(Third *t)
         Half h = {0};
         size_t which;
         bool ran = false;
-        double wait = waiting_seconds(t);
-        Result r = channel_accept(&h.channel, &which, t->listener, o->identity, (const uint8_t (*)[32])t->allowed, t->allowed_count, wait);
+        struct pollfd knock = {listener_fd(t->listener), POLLIN, 0};
+        waiting_expire(t);
+        if (poll(&knock, 1, waiting_milliseconds(t)) <= 0) continue;
+        Result r = channel_accept(&h.channel, &which, t->listener, o->identity, (const uint8_t (*)[32])t->allowed, t->allowed_count, 1);
         if (r.kind == FAIL_SYSTEM) return r;
         if (!failed(r)) {
             memcpy(h.key, t->allowed[which], 32);
@@ -338,7 +344,6 @@ static Result third_loop(Third *t)
         else if (ran) progress(o->progress, "session over");
         done += ran;
         if (ran && (o->pool || done == o->sessions)) return r;
-        waiting_expire(t);
     }
 }
 
