@@ -41,6 +41,7 @@ typedef struct Run {
     const char *prompt;
     size_t prompt_len;
     Buffer rows;                               // --logits
+    bool shown;                                // text has gone to standard output
 } Run;
 
 static Result prompt_read(Run *run)
@@ -71,7 +72,9 @@ static Result prompt_read(Run *run)
 
 static void on_token(void *ctx, int32_t id, const uint8_t *text, size_t len)
 {
-    (void)ctx, (void)id;
+    Run *run = ctx;
+    (void)id;
+    run->shown = true;
     print_text(stdout, text, len);
 }
 
@@ -95,8 +98,15 @@ static Json *phase_json(const PhaseCost *p, const uint32_t *tokens, bool exchang
     return o;
 }
 
+/* Positions that were decoded: the first token comes from the prompt's batch, the end of text from a step of its own. */
+static uint32_t steps_of(const Generated *g)
+{
+    return (uint32_t)g->count - (g->count > 0 && !strcmp(g->finish_reason, "length"));
+}
+
 static void run_json(const Run *run, const Generated *g)
 {
+    uint32_t steps = steps_of(g);
     Json *o = json_new_object(), *tokens = json_new_array(), *rss = json_new_object();
     for (size_t i = 0; i < g->count; i++) json_add(tokens, json_of_int(g->tokens[i]));
     Buffer text = {0};
@@ -108,7 +118,7 @@ static void run_json(const Run *run, const Generated *g)
     json_put(o, "text", json_of_text((const char *)text.data));
     json_put(o, "finish_reason", json_of_text(g->finish_reason));
     json_put(o, "prefill", phase_json(&g->receipt.prefill, NULL, true));
-    json_put(o, "decode", phase_json(&g->receipt.decode, &g->receipt.tokens, true));
+    json_put(o, "decode", phase_json(&g->receipt.decode, &steps, true));
     json_put(o, "setup", phase_json(&g->receipt.setup, NULL, false));
     json_put(rss, "client", json_of_real(peak_rss_mb()));
     json_put(rss, "server", json_of_real(run->parties.provider.peak_rss_mb));
@@ -175,7 +185,7 @@ static Result run_all(const RunArgs *k, Option *options)
     if (!failed(r)) r = run_generate(&run, &g);
     r = parties_end(&run.parties, r);
     if (!failed(r)) r = run_finish(&run, &g);
-    else if (!k->json && g.text.len) putchar('\n');
+    else if (run.shown) putchar('\n');
     bundle_free(&run.bundle);
     buffer_free(&g.text);
     buffer_free(&run.rows);
