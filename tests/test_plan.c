@@ -12,6 +12,7 @@ static int32_t tokens[400];
 
 static void make(Plan *p, Prefer prefer, Private private_part)
 {
+    arena_free(&model.arena), arena_free(&adapter.arena);
     random_model(&model, &shape, 1.5);
     random_adapter(&adapter, &shape, 0, 2, (1 << MAT_COUNT) - 1, 0.3);
     for (size_t i = 0; i < 400; i++) tokens[i] = 3 + (int32_t)(test_random() * 27);
@@ -50,6 +51,7 @@ TEST(json_and_back)
         CHECK_OK(plan_load(&q, path));
         CHECK_EQUAL(p.layers, q.layers);
         plan_free(&p), plan_free(&q);
+        buffer_free(&a), buffer_free(&b);
     }
 }
 
@@ -94,6 +96,8 @@ TEST(tampered_plans_are_refused_by_name)
     CHECK_FAILS(parse_edited(&t, "\"residual\"", "\"residual\": ", "\"residual\": 2"), "residual");
     CHECK_FAILS(parse_edited(&t, "\"hidden\"", "\"bits\": ", "\"bits\": 65, \"bits\": "), "not JSON");
     CHECK_FAILS(plan_check(&p, &(ModelConfig){.layers = 3, .context = 80, .heads = 1, .kv_heads = 1}), "number of layers");
+    buffer_free(&t);
+    plan_free(&p);
 }
 
 // ---- mutations -------------------------------------------------------------------------------------------------------
@@ -165,6 +169,7 @@ TEST(mutated_plans_never_abort)
             plan_free(&p);
             buffer_free(&m);
         }
+        buffer_free(&t);
     }
     printf("    %u of 1600 mutated plans are sound\n", passed);
     CHECK(passed > 100);
@@ -180,12 +185,17 @@ TEST(calibration_refuses_what_it_cannot_plan)
     PlanOptions frozen = {40, 1, PREFER_EXCHANGES, PRIVATE_LORA}, all = {40, 2, PREFER_EXCHANGES, PRIVATE_LORA},
         good = {40, 0, PREFER_EXCHANGES, PRIVATE_LORA};
     CHECK_FAILS(plan_make(&p, &model, &adapter, &frozen, tokens, 400), "at most 0 layers can be frozen");
+    plan_free(&p);
     CHECK_FAILS(plan_make(&p, &model, NULL, &all, tokens, 400), "frozen");
+    plan_free(&p);
     CHECK_FAILS(plan_make(&p, &model, NULL, &good, tokens, 3), "too little text");
+    plan_free(&p);
     CHECK_FAILS(plan_make(&p, &model, NULL, &good, (int32_t[]){7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 99}, 16),
                 "not in the vocabulary");
+    plan_free(&p);
     ((float *)(uintptr_t)model.layer[1].mat[MAT_UP])[3] = INFINITY;
     CHECK_FAILS(plan_make(&p, &model, NULL, &good, tokens, 400), "not finite");
+    plan_free(&p);
 }
 
 TEST(plans_of_other_models_and_values_out_of_range_are_refused)
@@ -199,6 +209,7 @@ TEST(plans_of_other_models_and_values_out_of_range_are_refused)
     engine_shared_seed(e, seed), engine_pad_seed(e, seed);
     SecureNet *net;
     CHECK_FAILS(secure_new(&net, e, &a, &shape, &p, &model, NULL), "adapter of rank 2");
+    secure_free(net);
     CHECK_OK(secure_new(&net, e, &a, &shape, &p, &model, &adapter));
     float x[24] = {0}, logits[30], good[12] = {0}, bad[12] = {[3] = 1e9f};
     const float *fine[2] = {good, good}, *wrong[2] = {good, bad};
@@ -216,6 +227,10 @@ TEST(plans_of_other_models_and_values_out_of_range_are_refused)
     CHECK(!memcmp(h, p.model_hash, HASH_BYTES));
     ((float *)(uintptr_t)model.layer[1].mat[MAT_UP])[3] = 1e4f;
     CHECK_FAILS(public_hash(&p, &model, h), "of another model");
+    secure_free(net);
+    engine_free(e);
+    arena_free(&a);
+    plan_free(&p);
 }
 
 TEST(commitments_bind_the_private_weights)
@@ -232,6 +247,7 @@ TEST(commitments_bind_the_private_weights)
     salt[3] = 0, adapter.pair[1][MAT_K].b[2] += 0.5f;
     CHECK_OK(private_commitment(&p, &model, &adapter, salt, b));
     CHECK(memcmp(a, b, HASH_BYTES));
+    plan_free(&p);
 }
 
 TEST(angles_are_cos_and_sin)
@@ -249,6 +265,7 @@ TEST(angles_are_cos_and_sin)
             CHECK_NEAR(sin(p * slow) * 4096, got[(p * 32 + i) * 2 + 1], 0.5001);
         }
     }
+    free(got);
 }
 
 /* The published shapes cost what the reference's counting run found, give or take the heads and wider margins. */

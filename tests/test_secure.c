@@ -24,6 +24,8 @@ static int32_t tokens[4096];
 
 static void setup(const Case *c)
 {
+    arena_free(&model.arena), arena_free(&adapter.arena);
+    plan_free(&plan);
     random_model(&model, &c->config, 1.5);
     with = NULL;
     if (c->rank) random_adapter(&adapter, &c->config, c->frozen, c->rank, c->kinds, 0.5), with = &adapter;
@@ -40,6 +42,7 @@ static Prompt prompt_new(const int32_t *ids, size_t rows)
 {
     const ModelConfig *c = &model.config;
     Prompt p = {.rows = rows};
+    arena_free(&prompt_arena);
     arena_init(&prompt_arena, false);
     p.state = plain_new(&model, with, plan.context, &prompt_arena);
     p.x = arena_new(&prompt_arena, float, (rows + plan.known) * c->width);
@@ -123,10 +126,12 @@ TEST(close_to_the_float_network)
         clear_batch(&c, &p, rows - 2, 1, got + (rows - 2) * vocab, false);
         clear_batch(&c, &p, rows - 1, 1, got + (rows - 1) * vocab, true);
         double rms, zero_rms, most = difference(got, p.want, rows * vocab, &rms);
-        difference(calloc(rows * vocab, sizeof *got), p.want, rows * vocab, &zero_rms);
+        float *zero = calloc(rows * vocab, sizeof *got);
+        difference(zero, p.want, rows * vocab, &zero_rms);
         printf("    case %zu: logits of rms %.3f, error max %.4f, rms %.5f\n", i, zero_rms, most, rms);
         CHECK(most < 0.1 * zero_rms && rms < 0.02 * zero_rms);
         clear_end(&c);
+        free(got), free(zero);
     }
 }
 
@@ -146,6 +151,7 @@ TEST(a_batch_is_its_positions_one_by_one)
         for (size_t r = 0; r < rows; r++) clear_batch(&c, &p, r, 1, each + r * vocab, false);
         clear_end(&c);
         for (size_t j = 0; j < rows * vocab; j++) CHECK(at_once[j] == each[j]);
+        free(at_once), free(each);
     }
 }
 
@@ -244,12 +250,12 @@ static void fidelity_window(Fidelity *f, const int32_t *ids, size_t rows)
         }
     }
     free(got);
-    arena_free(&prompt_arena);
 }
 
 static Fidelity fidelity(const PlanOptions *o, const int32_t *ids, size_t calibration, const int32_t *text, size_t positions)
 {
     Fidelity f = {0};
+    plan_free(&plan);
     CHECK_OK(plan_make(&plan, &model, with, o, ids, calibration));
     if (getenv("MARILL_TEST_PLAN")) CHECK_OK(plan_save(&plan, getenv("MARILL_TEST_PLAN")));
     size_t rows = plan.context - plan.known;
@@ -271,6 +277,7 @@ TEST(fidelity_on_a_real_checkpoint)
     for (int form = 0; form < 6; form++) {
         Private private_part = form % 3 == 2 ? PRIVATE_LAYERS : PRIVATE_LORA;
         with = form % 3 == 1 ? &adapter : NULL;
+        arena_free(&adapter.arena);
         if (with) random_adapter(&adapter, &model.config, 0, 8, EVERY, 0.1);
         PlanOptions o = {asked ? 256 : 64, 0, form < 3 ? PREFER_EXCHANGES : PREFER_BYTES, private_part};
         Fidelity f = fidelity(&o, ids, 4000, ids + 20000, positions);
@@ -281,6 +288,7 @@ TEST(fidelity_on_a_real_checkpoint)
         CHECK((double)f.agree >= (double)f.positions * (asked ? 0.99 : 0.97));
         CHECK(fabs(f.loss - f.plain_loss) < (asked ? 0.005 : 0.02));
     }
+    arena_free(&a);
 }
 
 int main(int argc, char **argv) { num_init(false); crypto_init(false); return test_main(argc, argv); }
