@@ -1,8 +1,8 @@
 /* launch.c - all parties on this machine: the provider and the third as processes of this binary, this process the client.
  *
  * Each has a throw-away identity in a folder that only this user may read. They listen on ports that the system chooses and
- * print them into a pipe. None outlives this process: a child asks the kernel to be ended with its parent, and signals are
- * taken by a thread whose whole work is to end the children and remove the folder. */
+ * print them into a pipe. None outlives this process: a child asks the kernel to be ended with its parent, and signals wake a
+ * thread whose whole work is to end the children and remove the folder. */
 #include "app/app.h"
 
 #include <dirent.h>
@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,8 @@
 
 enum { MOST_CHILDREN = 16, MOST_ARGUMENTS = 40, SAID = 512 };
 static const double start_patience = 120, end_patience = 10, stop_patience = 2;
+
+static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
 
 /* What has to be ended and removed, whoever ends this process. */
 static struct { pthread_mutex_t lock; pid_t child[MOST_CHILDREN]; char folder[256]; } alive = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -77,30 +80,33 @@ void launch_end(void)
     pthread_mutex_unlock(&alive.lock);
 }
 
-static void *signals_wait(void *arg)
+static sem_t asked;
+static volatile sig_atomic_t which;
+
+static void on_signal(int number)
 {
-    sigset_t set;
-    int which = 0;
+    which = number;
+    sem_post(&asked);                          // all that a handler may do; a thread does the rest
+}
+
+static void *end_wait(void *arg)
+{
     (void)arg;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT), sigaddset(&set, SIGTERM), sigaddset(&set, SIGHUP);
-    while (sigwait(&set, &which) != 0) { }
+    while (sem_wait(&asked) != 0) { }
     launch_end();
     signal(which, SIG_DFL);
-    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     raise(which);                              // so that our parent sees what ended us
     _exit(128 + which);
 }
 
 void launch_begin(void)
 {
-    sigset_t set;
     pthread_t thread;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT), sigaddset(&set, SIGTERM), sigaddset(&set, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
-    if (pthread_create(&thread, NULL, signals_wait, NULL) == 0) pthread_detach(thread);
-    else pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sem_init(&asked, 0, 0);
+    if (pthread_create(&thread, NULL, end_wait, NULL) != 0) return;             // then a signal ends this process at once
+    pthread_detach(thread);
+    for (size_t i = 0; i < sizeof ending / sizeof *ending; i++) sigaction(ending[i], &act, NULL);
 }
 
 Result scratch_folder(const char **out)
@@ -121,13 +127,11 @@ Result scratch_folder(const char **out)
 
 static _Noreturn void child_exec(pid_t parent, int out, int err, const char *const *argv)
 {
-    sigset_t none;
-    sigemptyset(&none);
+    for (size_t i = 0; i < sizeof ending / sizeof *ending; i++) signal(ending[i], SIG_DFL);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != parent) _exit(1);         // it ended before the line above
     int in = open("/dev/null", O_RDONLY);
     if (in < 0 || dup2(in, STDIN_FILENO) < 0 || dup2(out, STDOUT_FILENO) < 0 || dup2(err, STDERR_FILENO) < 0) _exit(1);
-    sigprocmask(SIG_SETMASK, &none, NULL);
     execv("/proc/self/exe", (char *const *)(uintptr_t)argv);
     _exit(1);
 }

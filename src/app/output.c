@@ -63,7 +63,7 @@ void print_receipt(FILE *out, const Generated *g, Setting setting)
         fprintf(out, "    %u + %u tokens, %.3f s to the first, %.3f s for the rest\n", r->prompt_tokens, r->tokens, p->seconds, d->seconds);
         return;
     }
-    fprintf(out, "    %-19s %12s %12s %12s\n", "", "set-up", "your text", "the reply");
+    fprintf(out, "    %-19s %12s %12s %12s\n", "", "set-up, once", "your text", "the reply");
     fprintf(out, "    %-19s %12s %12u %12u\n", "tokens", "", r->prompt_tokens, r->tokens);
     fprintf(out, "    %-19s %10.2f s %10.2f s %10.2f s\n", "time", s->seconds, p->seconds, d->seconds);
     fprintf(out, "    %-19s %12s %12llu %12llu\n", "exchanges", "", (unsigned long long)p->exchanges, (unsigned long long)d->exchanges);
