@@ -143,7 +143,7 @@ static Result receive_frame(Channel *c, Buffer *out, size_t limit)
     GUARD(frame_begin(c, FRAME_DATA, &len));
     if (len > limit) return fail(FAIL_DATA, "the %s sent a frame of %u bytes, where at most %zu may come", c->link->peer, len, limit);
     out->len = 0;
-    buffer_reserve(out, len);
+    buffer_reserve(out, (size_t)len + 1);       // an empty frame too has an address
     GUARD(c->link->kind->read(c->link, out->data, len));
     out->len = len;
     return OK;
