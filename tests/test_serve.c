@@ -2,7 +2,7 @@
  * and that whatever goes wrong ends for everyone within seconds, with a line that names it. */
 #define TEST_SECONDS 100
 #include "models.h"
-#include "serve/serve.h"
+#include "serve/message.h"
 
 #include <sys/time.h>
 
@@ -99,7 +99,7 @@ static void process_start(Process *p, const char *name, Result (*run)(int pipe, 
         snprintf(out, sizeof out, "%s/%s.out", folder, name);
         Result r = run(ends[1], ctx);
         log_line(out, failed(r) ? result_text() : "fine");
-        _exit(failed(r));
+        exit(failed(r));
     }
     close(ends[1]);
     p->port_pipe = ends[0];
@@ -120,6 +120,7 @@ static void process_end(Process *p, const char *part)
         if (clock_seconds() > until) fprintf(stderr, "the %s goes on\n", p->name), exit(1);
         usleep(5000);
     }
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) <= 1);                             // not a signal, not a leak
     char path[4300];
     Buffer text = {0};
     snprintf(path, sizeof path, "%s/%s.out", folder, p->name);
@@ -293,6 +294,7 @@ static void generate_and_compare(Generated *g, const Bundle *b, Setting setting,
         CHECK((double)w[g->tokens[i]] > (double)most - 2 * near);
     }
     buffer_free(&seen.text);
+    buffer_free(&g->text);
 }
 
 /* The measured cost is the plan's, to the byte. */
@@ -416,16 +418,15 @@ TEST(abandoned_conversation_burns_the_pool)
     CHECK_FAILS(client_pool(&bundle, &client_id, &(Address){0}, provider_id.public_key, pool_name, 20, in_folder("client.tape")), "exists already");
     static float logits[310];
     int32_t ids[3] = {5, 6, 7};
-    start_dealer(2);
+    start_dealer(1);
     Client *c = open_session(&bundle, SETTING_DEALER);
-    CHECK_EQUAL(0, failed(client_prompt(c, ids, 3, 5, logits)));
+    CHECK_OK(client_prompt(c, ids, 3, 5, logits));
     client_abort(c, "enough");
     CHECK_FAILS(client_step(c, 9, logits), "enough");
     client_close(c);
     CHECK_EQUAL(20, client_mark());
     ClientOptions o = client_options(SETTING_DEALER);
     CHECK_FAILS(client_open(&c, &bundle, &o), "is used");
-    process_kill(&provider);
     process_end(&provider, "the client ended the session: enough");
 }
 
@@ -444,6 +445,7 @@ TEST(provider_refuses_a_tape_that_was_rolled_back)
     ClientOptions o = client_options(SETTING_DEALER);
     CHECK_FAILS(client_open(&c, &bundle, &o), "the pool is used");
     process_end(&provider, "the pool is used");
+    buffer_free(&tape);
 }
 
 // ---- disagreement ----------------------------------------------------------------------------------------------------
@@ -521,6 +523,71 @@ TEST(junk_is_refused_and_the_next_is_served)
     CHECK_OK(client_prompt(c, &(int32_t){5}, 1, 0, logits));
     client_close(c);
     process_end(&provider, "fine");
+}
+
+/* Each message whole, cut, longer, and with bytes changed: taken or refused, and never more than that. */
+static void mutate(Channel *a, Channel *b, Result (*receive)(Channel *c))
+{
+    Buffer whole = {0}, part = {0};
+    CHECK_OK(channel_receive(b, &whole, 1 << 24));
+    CHECK_OK(channel_send(a, whole.data, whole.len));
+    CHECK_OK(receive(b));
+    for (int i = 0; i < 300; i++) {
+        part.len = 0;
+        buffer_append(&part, whole.data, i < 100 ? (size_t)(test_random() * (double)whole.len) : whole.len);
+        if (i >= 100 && i < 110) buffer_u8(&part, 0);
+        for (int k = i % 7; i >= 110 && k >= 0; k--) part.data[(size_t)(test_random() * (double)part.len)] = (uint8_t)(test_random() * 256);
+        CHECK_OK(channel_send(a, part.data, part.len));
+        bool refused = failed(receive(b));
+        CHECK(refused || i >= 110);
+    }
+    buffer_free(&whole), buffer_free(&part);
+}
+
+static Result receive_client(Channel *c) { ClientHello h; return client_hello_receive(c, &h); }
+static Result receive_provider(Channel *c) { ProviderHello h; return provider_hello_receive(c, &h); }
+static Result receive_third(Channel *c) { ThirdHello h; return third_hello_receive(c, &h); }
+static Result receive_report(Channel *c) { Report r; return report_receive(c, MSG_READY, &r, "provider"); }
+static Result receive_shape(Channel *c)
+{
+    Plan p = {0};
+    ModelConfig config;
+    Result r = shape_receive(c, &p, &config);
+    if (!failed(r)) r = plan_check(&p, &config);
+    plan_free(&p);
+    return r;
+}
+static Result receive_header(Channel *c)
+{
+    Buffer header = {0};
+    PoolAbout about;
+    Result r = pool_header_receive(c, &header);
+    if (!failed(r)) r = pool_about(&about, header.data, header.len);
+    buffer_free(&header);
+    return r;
+}
+
+TEST(messages_are_bounded)
+{
+    setup();
+    Channel *a, *b;
+    Buffer header = {0};
+    channel_memory(&a, &b);
+    CHECK_OK(client_hello_send(a, &(ClientHello){.setting = SETTING_3PC}));
+    mutate(a, b, receive_client);
+    CHECK_OK(provider_hello_send(a, &(ProviderHello){.header_len = 100}));
+    mutate(a, b, receive_provider);
+    CHECK_OK(third_hello_send(a, &(ThirdHello){.role = ROLE_SERVER}));
+    mutate(a, b, receive_third);
+    CHECK_OK(report_send(a, MSG_READY, &(Report){1, 2}));
+    mutate(a, b, receive_report);
+    pool_about_write(&header, &(PoolAbout){.positions = 7});
+    CHECK_OK(pool_header_send(a, &header));
+    mutate(a, b, receive_header);
+    CHECK_OK(shape_send(a, &bundle.plan, &shape));
+    mutate(a, b, receive_shape);
+    buffer_free(&header);
+    channel_close(a), channel_close(b);
 }
 
 TEST(prompts_are_checked)
