@@ -398,18 +398,20 @@ Result parties_close_session(Parties *p)
     return p->setting == SETTING_DEALER ? child_end(&p->provider, end_patience) : OK;
 }
 
-/* A failure here is often the echo of one elsewhere: what a party that ended badly has said goes with it. */
-static Result blame(Result r, Child *c)
+/* A failure here is often the echo of one elsewhere. A party that was killed is the cause; else what one has said may be, unless
+ * it came to us over the wire already. */
+static Result blame(Result r, const char *mine, Child *child[2])
 {
-    char mine[SAID];
-    snprintf(mine, sizeof mine, "%s", result_text());
-    bool listed = c->who && c->pid;
-    Result theirs = child_end(c, stop_patience);
-    if (!failed(r)) return theirs;
-    if (!listed || !failed(theirs) || strstr(mine, result_text())) return fail(r.kind, "%s", mine);
-    char said[SAID];
-    snprintf(said, sizeof said, "%s", result_text());
-    return fail(r.kind, "%s (%s)", mine, said);
+    char said[2][SAID] = {"", ""};
+    bool killed[2] = {false, false};
+    for (int i = 0; i < 2; i++) {
+        if (!failed(child_end(child[i], stop_patience))) continue;
+        killed[i] = WIFSIGNALED(child[i]->status);
+        const char *words = strstr(result_text(), ": ");
+        if (killed[i] || !words || !strstr(mine, words + 2)) snprintf(said[i], SAID, "%s", result_text());
+    }
+    int i = killed[1] || !*said[0] ? 1 : 0;
+    return *said[i] && !strstr(mine, said[i]) ? fail(r.kind, "%s (%s)", mine, said[i]) : fail(r.kind, "%s", mine);
 }
 
 Result parties_end(Parties *p, Result r)
@@ -417,13 +419,12 @@ Result parties_end(Parties *p, Result r)
     if (!has_parties(p)) return r;
     char why[SAID];
     snprintf(why, sizeof why, "%s", failed(r) ? result_text() : "");
-    if (failed(r) && p->client) client_abort(p->client, why);
+    if (failed(r) && p->client) client_abort(p->client, "the client stopped");
     if (p->client) client_close(p->client);
     p->client = NULL;
     Child *child[2] = {&p->provider, &p->third};
+    if (failed(r)) r = blame(r, why, child);
     for (int i = 0; i < 2 && !failed(r); i++) r = child_end(child[i], end_patience);
-    if (failed(r) && *why) r = fail(r.kind, "%s", why);             // what closing the session failed with is not the cause
-    for (int i = 0; i < 2 && failed(r); i++) r = blame(r, child[i]);
     identity_free(&p->me);
     return r;
 }
