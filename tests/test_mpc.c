@@ -1,4 +1,5 @@
 /* test_mpc.c - every move against its ideal functionality, on random and edge inputs, as C, S, T, CLEAR and COUNT. */
+#include "mpc/table.h"
 #include "parties.h"
 
 /* A wire of the given values, re-shared by the client. */
@@ -114,7 +115,6 @@ static void lookups(Party *p)
     party_record(p, factor_mul(e, looked2_factor(e, l2, 64), NULL, 1, 50));
     party_record(p, factor_mul(e, opened_factor(e, x, 64), looked2_factor(e, l2, 64), 1, 64));
     CHECK_OK(engine_end(e));
-    table_free(ts), table_free(tr), table_free(tc), table_free(tf);
 }
 
 TEST(split_lookups)
@@ -132,6 +132,29 @@ TEST(split_lookups)
         CHECK_NEAR(a60(i) * u, record_value(c, 4, i, 37), 64 * u * 0.002 + 1e-3);
     }
     parties_end(party);
+}
+
+/* A word made alone, as CLEAR does, and the same word of a row made by vector code. */
+TEST(table_rows_hold_the_words_of_the_specification)
+{
+    const LookupSpec *specs[] = {&silu, &rsqrt, &coarse, &fine};
+    Arena a;
+    arena_init(&a, false);
+    for (size_t k = 0; k < 4; k++) {
+        Table *t = table_new(specs[k], &a);
+        void *scratch = arena_new(&a, uint64_t, table_scratch(t) / 8 + 1);
+        for (uint64_t low = 0; low < (UINT64_C(1) << t->spec.k); low += 7) {
+            const uint8_t *column[TABLE_COLUMNS];
+            table_row(t, low, column, scratch);
+            for (unsigned j = 0; j < t->columns; j++)
+                for (size_t h = 0; h < t->cells; h += 3) {
+                    uint64_t w = 0;
+                    memcpy(&w, column[j] + (t->cells - h) % t->cells * t->bytes[j], t->bytes[j]);
+                    CHECK(w == ring_low(table_word(t, low, j, h), 8 * t->bytes[j]));
+                }
+        }
+    }
+    arena_free(&a);
 }
 
 /* Two rows of 2 heads, scores over a cache: row i sees i + 3 positions (two are the server's own). */
@@ -187,7 +210,6 @@ static void attention(Party *p)
     for (size_t i = 0; p->role == ROLE_CLEAR && i < ROWS * HEADS * DIM; i++) CHECK_NEAR(record_value(p, 3, i, 18), (double)out[i], 1);
     if (out) p->ctx = copy_words(&p->session, (const uint64_t *)out, ROWS * HEADS * DIM);
     CHECK_OK(engine_end(e));
-    table_free(exp_table);
 }
 
 TEST(attention_row_maximum_and_reveal)
@@ -232,7 +254,6 @@ static void edges(Party *p)
     CHECK_OK(engine_exchange(e, "columns"));
     party_record(p, factor_mul(e, looked_factor(e, l, 40), NULL, 1, 40));
     CHECK_OK(engine_end(e));
-    table_free(t);
 }
 
 TEST(a_lookup_over_its_whole_domain)
@@ -242,7 +263,7 @@ TEST(a_lookup_over_its_whole_domain)
     parties_compare(party);
     for (size_t i = 0; i < 1023; i++) {
         double g = full(i) / 512;
-        if (fabs(g) < 31) CHECK_NEAR(g / (1 + exp(-g)), record_value(&party[ROLE_CLEAR], 0, i, 18), .015);
+        if (g < 32 - 0.25) CHECK_NEAR(g / (1 + exp(-g)), record_value(&party[ROLE_CLEAR], 0, i, 18), .015);   // the top cell may wrap
     }
     parties_end(party);
 }

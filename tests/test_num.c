@@ -289,7 +289,9 @@ static void select_check(void)
         for (unsigned bytes = 1; bytes <= 8; bytes *= 2)
             for (int kind = 0; kind < 4; kind++) {                 // random; all words and all bits at most; no bit; few words
                 size_t cells = cells_of[t], size = cells * bytes, packed = (cells + 7) / 8;
-                uint8_t *row = copy(words(size / 8 + 1), size), *bits = copy(words(packed / 8 + 1), packed);
+                uint64_t *any = words(cells + 1);
+                uint8_t *row = copy(any, size), *bits = copy(any, packed);
+                for (size_t i = 0; i < packed; i++) bits[i] = (uint8_t)word();
                 if (kind == 1) memset(row, 0xFF, size), memset(bits, 0xFF, packed);       // beyond the cells too
                 if (kind == 2) memset(bits, 0, packed);
                 if (kind == 3) memset(row, 0x80, size);
@@ -298,7 +300,7 @@ static void select_check(void)
                     if (bits[c / 8] >> c % 8 & 1) sum += table_word(row, bytes, c), count++;
                 CHECK(sum == ring_select(row, bytes, bits, cells));
                 CHECK(count == ring_popcount(bits, cells));
-                free(row), free(bits);
+                free(any), free(row), free(bits);
             }
 }
 

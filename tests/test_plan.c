@@ -143,7 +143,6 @@ static void run_clear(const Plan *p)
         Result r = secure_forward(net, 2, x, &known, logits, false);
         (void)r;
     }
-    secure_free(net);
     engine_free(e);
     arena_free(&a);
 }
@@ -209,7 +208,6 @@ TEST(plans_of_other_models_and_values_out_of_range_are_refused)
     engine_shared_seed(e, seed), engine_pad_seed(e, seed);
     SecureNet *net;
     CHECK_FAILS(secure_new(&net, e, &a, &shape, &p, &model, NULL), "adapter of rank 2");
-    secure_free(net);
     CHECK_OK(secure_new(&net, e, &a, &shape, &p, &model, &adapter));
     float x[24] = {0}, logits[30], good[12] = {0}, bad[12] = {[3] = 1e9f};
     const float *fine[2] = {good, good}, *wrong[2] = {good, bad};
@@ -217,7 +215,6 @@ TEST(plans_of_other_models_and_values_out_of_range_are_refused)
     party_begin(&here, 1, 0);
     x[5] = NAN;
     CHECK_FAILS(secure_forward(net, 1, x, &(KnownPrefix){fine, fine}, logits, true), "hidden state at the cut");
-    secure_free(net);
     CHECK_OK(secure_new(&net, e, &a, &shape, &p, &model, &adapter));
     party_begin(&here, 1, 1);
     x[5] = 1;
@@ -227,7 +224,6 @@ TEST(plans_of_other_models_and_values_out_of_range_are_refused)
     CHECK(!memcmp(h, p.model_hash, HASH_BYTES));
     ((float *)(uintptr_t)model.layer[1].mat[MAT_UP])[3] = 1e4f;
     CHECK_FAILS(public_hash(&p, &model, h), "of another model");
-    secure_free(net);
     engine_free(e);
     arena_free(&a);
     plan_free(&p);

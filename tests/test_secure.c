@@ -75,7 +75,6 @@ static void clear_start(Clear *c)
 
 static void clear_end(Clear *c)
 {
-    secure_free(c->net);
     engine_free(c->e);
     arena_free(&c->session);
 }
@@ -177,7 +176,6 @@ static void program(Party *p)
                                 at + 1 == ALL));
     }
     CHECK_EQUAL(plan.known + ALL, secure_past(net));
-    secure_free(net);
 }
 
 TEST(three_parties_give_what_the_specification_gives)

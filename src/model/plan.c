@@ -9,7 +9,7 @@
 #include "model/secure_parts.h"
 
 enum { MOST_CONTEXT = 1 << 17, MOST_RANK = 4096, MOST_LAYERS = 1024 };
-static const double most_table_bytes = 0x1p32;  // of all tables together, were every row of them asked for
+static const double most_table_bytes = 0x1p31, wide_table_bytes = 0x1p23;   // of all tables that are kept; a wide one is not
 
 void plan_free(Plan *p)
 {
@@ -60,13 +60,13 @@ static unsigned word_bytes(unsigned m) { return m <= 8 ? 1 : m <= 16 ? 2 : m <= 
 
 static bool column_fits(double bound, unsigned f, unsigned m)
 {
-    return m >= 4 && m <= 64 && f <= 48 && ldexp(bound, (int)f) + 1 < ldexp(1, (int)m - 2);
+    return m >= 4 && m <= 64 && f <= 48 && ldexp(bound, (int)f) + 1 < ldexp(1, m < 52 ? (int)m - 2 : 50);   // tables round below 2^51
 }
 
 static void need_lookup(Check *k, const LookupSpec *s, Function fn, const char *what)
 {
     bool exp = fn == FN_EXP, silu = fn == FN_SILU;
-    bool shape = s->fn == fn && s->k >= 1 && s->k <= 12 && s->t >= s->k + 3 && s->t <= s->k + 16 && s->f <= 48 && s->fp <= 16;
+    bool shape = s->fn == fn && s->k >= 1 && s->k <= 16 && s->t >= s->k + 3 && s->t <= s->k + 16 && s->f <= 48 && s->fp <= 16;
     bool side = s->from_zero == (!exp && !silu) && s->never_positive == exp;
     bool real = fabs(s->offset) <= 0x1p20 && s->gain >= 0x1p-20 && s->gain <= 0x1p20 && s->ceiling <= 0x1p40;
     if (exp || silu) real &= s->gain == 1 && s->floor == -0x1p40 && s->ceiling == 0x1p40;
@@ -75,8 +75,10 @@ static void need_lookup(Check *k, const LookupSpec *s, Function fn, const char *
     if (k->wrong) return;
     double value, slope;
     lookup_bounds(s, &value, &slope);
-    need(k, column_fits(value, s->f0, s->m0) && (exp || (column_fits(slope, s->f1, s->m1) && s->f0 <= s->f1 + s->fp)), what);
-    k->tables += ldexp(1, (int)s->t + 1) * (exp ? word_bytes(s->m0) : word_bytes(s->m0) + word_bytes(s->m1) + (s->border ? 8u : 0u));
+    need(k, column_fits(value, s->f0, s->m0) && (exp || (column_fits(slope, s->f1, s->m1) && s->f0 <= s->f1 + s->fp && s->f1 + s->fp - s->f0 < 32)), what);
+    need(k, s->border == 0 || (fn == FN_RECIPROCAL && s->border == 16), what);
+    double bytes = ldexp(1, (int)s->t + 1) * (exp ? word_bytes(s->m0) : word_bytes(s->m0) + word_bytes(s->m1) + (s->border ? 8u : 0u));
+    if (bytes <= wide_table_bytes) k->tables += bytes;
 }
 
 /* ceil(log2) of the largest value of a rank-2 lookup with a floor. */
@@ -185,7 +187,7 @@ static void check_sum(Check *k, const LayerPlan *l, const LayerRings *r)
     need(k, s->border == 0 || s->border == 16, "1/sum table");
     if (s->border) {
         need_lookup(k, fine, FN_RECIPROCAL, "fine 1/sum table");
-        need(k, fine->border == 0 && fine->t == s->k + 4 && fine->f == s->f && lookup_f(fine) == lookup_f(s), "fine 1/sum table");
+        need(k, fine->border == 0 && fine->t == s->k + 4 && s->t > fine->t && fine->f == s->f && lookup_f(fine) == lookup_f(s), "fine 1/sum table");
         need(k, s->m0 == 64 && s->m1 == 64 && fine->m0 == 64 && fine->m1 == 64, "fine 1/sum table");
     }
     need(k, (int)s->t >= context_bits(k->p) + (int)s->f, "1/sum table");
@@ -333,7 +335,6 @@ void plan_hash(const Plan *p, const ModelConfig *c, uint8_t out[HASH_BYTES])
     size_t tables = tables_new(p, &table, &a);
     for (size_t i = 0; i < tables; i++) table_hash(table[i], &h);
     hash_end(&h, out);
-    tables_free(table, tables);
     buffer_free(&text);
     arena_free(&a);
 }

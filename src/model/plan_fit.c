@@ -7,6 +7,7 @@
 #include "model/secure_parts.h"
 
 static const double assumed_weight = 1.5;      // the largest weight of a model that is only a shape
+static const double silu_rim = 1 + 1.0 / 64;   // the top cell of the signed SiLU table stays free: it may wrap
 static const double margin = 2, table_margin = 1.4;    // of ranges; of those whose tables lose resolution with it
 
 /* |x| <= seen becomes |x| < 2^bits. */
@@ -146,7 +147,7 @@ static void fit_range(const Fit *f, LayerRange *r, const LayerSeen *s, double ne
     }
     r->query = bits_of(s->query, margin), r->key = bits_of(s->key, margin);
     r->value = bits_of(s->value, margin), r->mixed = bits_of(s->mixed, margin);
-    r->gate = clamp(bits_of(s->gate, table_margin), 1, 12), r->up = bits_of(s->up, margin);
+    r->gate = clamp(bits_of(s->gate, table_margin * silu_rim), 1, 12), r->up = bits_of(s->up, margin);
 }
 
 static int score_cells(const LayerSeen *s) { return most(4, bits_of(s->score * 1.25 + 2, 1)); }

@@ -125,11 +125,6 @@ Result secure_new(SecureNet **out, Engine *e, Arena *session, const ModelConfig 
     return OK;
 }
 
-void secure_free(SecureNet *s)
-{
-    if (s) tables_free(s->table, s->tables), s->tables = 0;
-}
-
 size_t secure_pins(const SecureNet *s, Pinned *const **pins)
 {
     *pins = s->pin;
@@ -214,16 +209,17 @@ Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPref
     Engine *e = s->e;
     bool enter = s->past == 0 && p->known > 0, client = engine_role(e) == ROLE_CLIENT || engine_role(e) == ROLE_CLEAR;
     ASSERT(rows > 0 && (x || !client) && (!enter || known || !holds_private(s)));
-    if (enter) s->past = p->known;
-    if (rows > p->context - s->past) {
-        return fail(FAIL_DATA, "%zu positions after %u do not fit the plan's context of %u", rows, s->past, p->context);
+    uint32_t past = enter ? p->known : s->past;
+    if (rows > p->context - past) {
+        return fail(FAIL_DATA, "%zu positions after %u do not fit the plan's context of %u", rows, past, p->context);
     }
     uint64_t *words = NULL;
     if (client) GUARD(cut_words(s, &words, x, rows));
+    s->past = past;
     Wire w = wire_input_client(e, layout_uniform(e, s->config.width), p->layer[0].residual.n, p->layer[0].residual.f, words);
     for (uint32_t l = 0; l < p->layers; l++) {
         bool mine = enter && holds_private(s);
-        GUARD(layer_forward(s, &s->layer[l], &w, enter, mine ? known->keys[l] : NULL, mine ? known->values[l] : NULL));
+        GUARD(engine_refuse(e, layer_forward(s, &s->layer[l], &w, enter, mine ? known->keys[l] : NULL, mine ? known->values[l] : NULL)));
     }
     GUARD(head_forward(s, w, rows, logits, last_only));
     GUARD(engine_end(e));
@@ -275,7 +271,6 @@ Result plan_cost(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, 
         out->bytes.server_to_client -= before.bytes.server_to_client;
         out->bytes.third_to_server -= before.bytes.third_to_server;
     }
-    secure_free(s);
     engine_free(e);
     arena_free(&a);
     return r;

@@ -25,7 +25,7 @@ typedef struct LayerRange {
     int product[2];                            // W x before it is divided by the rms: queries, keys, values; gate, up
     int low_rank[2];                           // z = A x before the same
     int query, key, value, mixed;              // queries with their 1 / sqrt(head_dim); mixed: attention output
-    int gate, up;                              // |gate * up| bounds the hidden values
+    int gate, up;                              // |gate * up| bounds the hidden values; gate: less a cell of the SiLU table
 } LayerRange;
 
 /* A norm and the matrices behind it. Fold multiplies by 1/rms after the matrices, lean before. secure_layer.c says where
@@ -104,7 +104,6 @@ typedef struct SecureNet SecureNet;
  * CLEAR. */
 CHECKED Result secure_new(SecureNet **out, Engine *e, Arena *session, const ModelConfig *c, const Plan *p, const Model *m,
                           const Adapter *a);
-void secure_free(SecureNet *s);                // before its arena goes; NULL is fine
 /* The pinned matrices in their fixed order, for the one-time setup message of S to T. */
 size_t secure_pins(const SecureNet *s, Pinned *const **pins);
 /* One batch of `rows` positions (the engine has begun it). x: C and CLEAR, hidden state at the cut (rows, width). known: S

@@ -133,9 +133,8 @@ CHECKED Result norm_fused(SecureNet *s, Wire *out, Wire x, const Layout *rows, W
 /* Calls visit for every lookup of the plan, in a fixed order. */
 void plan_lookups(const Plan *p, void (*visit)(void *ctx, const LookupSpec *s), void *ctx);
 bool lookup_same(const LookupSpec *a, const LookupSpec *b);
-/* Every lookup's table once: equal lookups share one. Returns their number; the tables' memory ends with tables_free. */
+/* Every lookup's table once: equal lookups share one. Returns their number. */
 size_t tables_new(const Plan *p, Table ***out, Arena *a);
 const Table *tables_find(Table *const *tables, size_t count, const LookupSpec *s);
-void tables_free(Table **tables, size_t count);
 
 #endif

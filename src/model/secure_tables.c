@@ -44,8 +44,3 @@ size_t tables_new(const Plan *p, Table ***out, Arena *a)
     *out = c.table;
     return c.count;
 }
-
-void tables_free(Table **tables, size_t count)
-{
-    for (size_t i = 0; i < count; i++) table_free(tables[i]);
-}

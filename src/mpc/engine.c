@@ -59,7 +59,8 @@ static Prg *streams_new(Engine *e, const uint8_t (*keys)[KEY_BYTES], const char 
 
 void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES], const uint8_t (*server)[KEY_BYTES])
 {
-    ASSERT(rows > 0 && e->queued == 0);
+    ASSERT(rows > 0 && first >= e->next && (e->queued == 0 || e->failure != FAIL_NONE));
+    e->queued = 0, e->next = first + rows;     // a segment is used once
     ASSERT((client != NULL) == (e->client || e->third) && (server != NULL) == (e->server || e->third));
     arena_rollback(&e->step, (ArenaMark){0});
     e->rows = rows;
@@ -73,6 +74,13 @@ void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client
         prg_init(&e->shared_prg[r], key);
         wipe(key, sizeof key);
     }
+}
+
+/* The network's own refusals end the batch like a failed read: what is queued must never travel. */
+Result engine_refuse(Engine *e, Result r)
+{
+    if (failed(r)) engine_fail(e, r);
+    return r;
 }
 
 void engine_fail(Engine *e, Result r)
@@ -198,7 +206,10 @@ static CHECKED Result exchange_online(Engine *e, const char *name)
 
 CHECKED Result engine_exchange(Engine *e, const char *name)
 {
-    if (e->failure != FAIL_NONE) return fail(e->failure, "%s", e->failure_text);
+    if (e->failure != FAIL_NONE) {
+        e->queued = 0;
+        return fail(e->failure, "%s", e->failure_text);
+    }
     if (e->role == ROLE_THIRD) return OK;
     uint64_t c_to_s = 0, s_to_c = 0;
     for (size_t i = 0; i < e->queued; i++) {

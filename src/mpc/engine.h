@@ -28,6 +28,7 @@ struct Engine {
     Feed *feed;
     Arena step;
     size_t rows;
+    uint64_t next;                             // the first segment that no batch has used
     Prg *client_prg, *server_prg;              // (rows)
     uint8_t shared_seed[KEY_BYTES];
     uint8_t pad_seed[KEY_BYTES];

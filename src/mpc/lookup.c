@@ -41,44 +41,57 @@ static Cut index_cut(Engine *e, const Opened *o, unsigned t, unsigned k)
 
 // ---- select ----------------------------------------------------------------------------------------------------------
 
-typedef struct SelectJob { const Table *t; unsigned column; const Cut *cut; const uint8_t *bits; uint64_t *out; bool negate; } SelectJob;
+typedef struct SelectJob {
+    const Table *t;
+    const Cut *cut;
+    const uint8_t *bits;
+    uint64_t *out[TABLE_COLUMNS];
+    bool negate;
+    uint8_t *scratch;                          // of wide tables, whose rows are made here
+} SelectJob;
 
 static void select_range(void *ctx, size_t begin, size_t end)
 {
     const SelectJob *j = ctx;
-    size_t cells = j->t->cells;
-    unsigned bytes = j->t->bytes[j->column];
+    const Table *t = j->t;
     for (size_t i = begin; i < end; i++) {
-        const uint8_t *row = table_row(j->t, (size_t)j->cut->lo[i], j->column);
-        size_t from = (cells - (size_t)j->cut->hi[i]) % cells;
-        uint64_t u = ring_select(row + from * bytes, bytes, j->bits + i * (cells / 8), cells);
-        j->out[i] = j->negate ? 0 - u : u;
+        const uint8_t *column[TABLE_COLUMNS];
+        size_t from = (t->cells - (size_t)j->cut->hi[i]) % t->cells;
+        table_row(t, j->cut->lo[i], column, j->scratch);
+        for (unsigned k = 0; k < t->columns; k++) {
+            uint64_t u = ring_select(column[k] + from * t->bytes[k], t->bytes[k], j->bits + i * (t->cells / 8), t->cells);
+            j->out[k][i] = j->negate ? 0 - u : u;
+        }
     }
 }
 
 /* CLEAR: the table's word at the cell that the index lies in. */
 static uint64_t cell_word(const Table *t, const Cut *x, size_t i, unsigned column)
 {
-    size_t cell = (size_t)(x->hi[i] - x->point[i]) & (t->cells - 1);
-    uint64_t w = table_word(t, (size_t)x->lo[i], column, cell);
-    unsigned m = column_width(t, column);
-    return (uint64_t)ring_signed(w, m);
+    return table_word(t, x->lo[i], column, (size_t)(x->hi[i] - x->point[i]) & (t->cells - 1));
 }
 
-unsigned column_width(const Table *t, unsigned column) { return column == 0 ? t->spec.m0 : column == 1 ? t->spec.m1 : 64; }
-
-static Opened *column_open(Engine *e, const Looked *l, const Table *t, unsigned column, const Cut *x, const uint8_t *ec, const uint8_t *es)
+/* Shares of every column, opened. */
+static void columns_open(Engine *e, const Looked *l, const Table *t, const Cut *x, const uint8_t *ec, const uint8_t *es, Opened *out[TABLE_COLUMNS])
 {
     size_t len = layout_len(l->at);
-    Wire u = wire_new(e, l->at, column_width(t, column), 0);
-    SelectJob job = {t, column, x, e->server ? es : ec, e->server ? u.s.word : u.c.word, e->server};
-    if (job.out) parallel_for(len, 64, select_range, &job);
-    if (e->clear) {
-        uint64_t *value = words_new(e, len);
-        for (size_t i = 0; i < len; i++) value[i] = l->sign[i] * cell_word(t, x, i, column);
-        wire_settle(e, &u, value);
+    Wire u[TABLE_COLUMNS];
+    SelectJob job = {.t = t, .cut = x, .bits = e->server ? es : ec, .negate = e->server};
+    for (unsigned k = 0; k < t->columns; k++) {
+        u[k] = wire_new(e, l->at, column_width(t, k), 0);
+        job.out[k] = e->server ? u[k].s.word : u[k].c.word;
     }
-    return wire_open(e, u);
+    if (job.out[0] && t->rows) parallel_for(len, 64, select_range, &job);
+    else if (job.out[0]) {
+        job.scratch = arena_new(&e->step, uint8_t, table_scratch(t));
+        select_range(&job, 0, len);
+    }
+    uint64_t *value = words_if(e, e->clear, len);
+    for (unsigned k = 0; k < t->columns; k++) {
+        for (size_t i = 0; value && i < len; i++) value[i] = l->sign[i] * cell_word(t, x, i, k);
+        if (value) wire_settle(e, &u[k], value);
+        out[k] = wire_open(e, u[k]);
+    }
 }
 
 static void sign_share(Engine *e, Looked *l, const uint8_t *ec, const uint8_t *es, size_t cells)
@@ -124,20 +137,23 @@ static Looked *looked_new(Engine *e, const Layout *at, const Table *t, const Cut
     source_onehot(e, &ec, &es, l->sign, x->point, at, t->cells);
     sign_share(e, l, ec, es, t->cells);
     uint64_t *phi = secret_times_sign(e, l, t, x);
+    Opened *u[TABLE_COLUMNS];
+    columns_open(e, l, t, x, ec, es, u);
     if (s->fn == FN_EXP) {
         l->f = s->f0 + 14, l->count = 1;
-        l->column[0] = (Column){column_open(e, l, t, 0, x, ec, es), 0, phi, false};
+        l->column[0] = (Column){u[0], 0, phi, false};
     } else {
         ASSERT(s->f1 + s->fp >= s->f0);
         l->f = s->f1 + s->fp, l->count = 2;
-        l->column[0] = (Column){column_open(e, l, t, 0, x, ec, es), s->f1 + s->fp - s->f0, l->sign, true};
-        l->column[1] = (Column){column_open(e, l, t, 1, x, ec, es), 0, phi, false};
+        l->column[0] = (Column){u[0], s->f1 + s->fp - s->f0, l->sign, true};
+        l->column[1] = (Column){u[1], 0, phi, false};
     }
     l->value = looked_value(e, l, t, x);
+    ASSERT((indicator != NULL) == (s->border != 0));
     if (indicator) {
         Looked *n = *indicator = arena_new(&e->step, Looked, 1);
         *n = (Looked){.at = at, .count = 1, .sign = l->sign, .pop = l->pop, .value = words_if(e, e->clear, len)};
-        n->column[0] = (Column){column_open(e, l, t, 2, x, ec, es), 0, l->sign, true};
+        n->column[0] = (Column){u[2], 0, l->sign, true};
         for (size_t i = 0; n->value && i < len; i++) n->value[i] = cell_word(t, x, i, 2);
     }
     return l;

@@ -60,6 +60,8 @@ void engine_pad_seed(Engine *e, const uint8_t seed[KEY_BYTES]);
 void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES], const uint8_t (*server)[KEY_BYTES]);
 /* Sends what is queued and receives what the other side queued. Costs one exchange (none at T). */
 CHECKED Result engine_exchange(Engine *e, const char *name);
+/* Makes a failure of the network (a value outside of its range) final: what is queued is never sent. Returns r. */
+CHECKED Result engine_refuse(Engine *e, Result r);
 CHECKED Result engine_end(Engine *e);                         // end of a batch: all queues must be empty
 Cost engine_cost(const Engine *e);                            // since engine_new
 /* Where set, called at every exchange with its name and its bytes C to S, S to C, and T to S since the last one. */
@@ -166,7 +168,6 @@ typedef struct LookupSpec {
 } LookupSpec;
 typedef struct Table Table;                    // bit-identical on every machine: plain IEEE operations in a fixed order
 Table *table_new(const LookupSpec *s, Arena *a);
-void table_free(Table *t);                     // the rows, which are made when they are asked for
 const LookupSpec *table_spec(const Table *t);
 void table_hash(const Table *t, Hash *h);
 double table_value(const Table *t, double x);  // the exact function, of a real argument

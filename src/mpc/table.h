@@ -10,13 +10,15 @@ struct Table {
     LookupSpec spec;
     size_t cells;
     unsigned columns, bytes[TABLE_COLUMNS];    // bytes of a stored word
-    void **row;                                // (2^k, TABLE_COLUMNS), each (2 cells) words; NULL until asked for
+    uint8_t *rows;                             // narrow tables: (2^k) rows; NULL: a row is made at every use
 };
 
-/* Row of l^ = low: entry (cells - h) % cells is cell h; the row is stored twice over, so that for any h^ the words of the
- * cells h^ - c (mod cells), c = 0.., begin at entry (cells - h^) % cells. */
-const void *table_row(const Table *t, size_t low, unsigned column);
-uint64_t table_word(const Table *t, size_t low, unsigned column, size_t cell);
+/* The columns of row l^ = low. Entry (cells - h) % cells is cell h; a row is stored twice over, so that for any h^ the words
+ * of the cells h^ - c (mod cells), c = 0.., begin at entry (cells - h^) % cells. scratch: table_scratch bytes, 8-byte
+ * aligned, which the columns may point into. */
+void table_row(const Table *t, uint64_t low, const uint8_t *column[TABLE_COLUMNS], void *scratch);
+size_t table_scratch(const Table *t);
+uint64_t table_word(const Table *t, uint64_t low, unsigned column, size_t cell);             // one word, sign-extended
 uint64_t table_low_exp(const Table *t, uint64_t p);
 uint64_t table_low_line(const Table *t, uint64_t p);
 unsigned column_width(const Table *t, unsigned column);       // ring in which the column is opened

@@ -315,7 +315,6 @@ void client_close(Client *c)
     if (c->dead == FAIL_NONE && !failed(client_finish(c))) (void)failed(message_send(c->provider, MSG_BYE));
     channel_close(c->provider);
     channel_close(c->third);
-    secure_free(c->net);
     engine_free(c->engine);
     segments_free(&c->segments);
     arena_free(&c->arena);

@@ -93,7 +93,6 @@ static Result runner_new(Runner *r, const Bundle *b, Setting setting, Client *cl
 
 static void runner_free(Runner *r)
 {
-    secure_free(r->net);
     engine_free(r->engine);
     segments_free(&r->c);
     segments_free(&r->s);

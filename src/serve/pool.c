@@ -48,7 +48,6 @@ static Result provider_setup(const Making *m, const uint8_t pad_seed[KEY_BYTES])
     Result r = secure_new(&net, e, &a, &b->model.config, &b->plan, &b->model, bundle_adapter(b));
     if (!failed(r)) r = shape_send(m->channel, &b->plan, &b->model.config);
     if (!failed(r)) r = pins_send(m->channel, net);
-    secure_free(net);
     engine_free(e);
     arena_free(&a);
     return r;

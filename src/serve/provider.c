@@ -283,7 +283,6 @@ static Result session_run(Provider *p, Channel *client, size_t who)
     r = party_abort(r, s.computing && !failure_is_public(r), s.client, s.third);
     channel_close(s.client);
     channel_close(s.third);
-    secure_free(s.net);
     engine_free(s.engine);
     if (s.segments) segments_end(s.segments);
     if (s.live.tape) segments_free(&s.live);

@@ -198,7 +198,6 @@ static Result deal_run(const ThirdOptions *o, Half *client, Half *provider)
     Result r = deal_open(&d);
     if (!failed(r)) r = provider->hello.pool ? deal_pool(&d, &frame) : deal_live(&d, &frame);
     r = party_abort(r, false, client->channel, provider->channel);     // what T computes on says nothing
-    secure_free(d.net);
     engine_free(d.engine);
     segments_free(&d.c);
     segments_free(&d.s);
