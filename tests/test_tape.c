@@ -324,6 +324,24 @@ TEST(tape_times)                // not a check: shown when MARILL_RATES is set
     tape_close(t);
 }
 
+TEST(a_second_name_of_a_tape_is_refused)
+{
+    static const uint8_t id[16] = {7}, seed[KEY_BYTES] = {8};
+    char path[512], alias[512];
+    Tape *t;
+    snprintf(path, sizeof path, "%s/tape", test_folder());
+    snprintf(alias, sizeof alias, "%s.alias", path);
+    CHECK_OK(tape_create(path, id, "client", seed, 4));
+    CHECK(symlink(path, alias) == 0);
+    CHECK_FAILS(tape_open(&t, alias), "links to a tape are refused");
+    CHECK(unlink(alias) == 0 && link(path, alias) == 0);
+    CHECK_FAILS(tape_open(&t, alias), "links to a tape are refused");
+    CHECK_FAILS(tape_open(&t, path), "links to a tape are refused");
+    CHECK(unlink(alias) == 0);
+    CHECK_OK(tape_open(&t, path));
+    tape_close(t);
+}
+
 int main(int argc, char **argv)
 {
     crypto_init(false);

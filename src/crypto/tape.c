@@ -148,12 +148,22 @@ static Result state_parse(Tape *t, const uint8_t *data, size_t len)
     return OK;
 }
 
+/* A second name of the same state would have a lock of its own, and give the same keys again. */
+static Result state_sole(const Tape *t)
+{
+    struct stat s;
+    if (lstat(t->path, &s) != 0) return fail(FAIL_SYSTEM, "%s: %s", t->path, strerror(errno));
+    if (S_ISREG(s.st_mode) && s.st_nlink == 1) return OK;
+    return fail(FAIL_DATA, "%s: must be a file with no other name: links to a tape are refused", t->path);
+}
+
 static Result state_read(Tape *t)
 {
     uint8_t data[STATE_LIMIT];
     size_t len = 0;
     ssize_t n = 1;
     int fd;
+    GUARD(state_sole(t));
     GUARD(file_open_private(&fd, t->path));
     while (len < sizeof data && (n = read(fd, data + len, sizeof data - len)) > 0) len += (size_t)n;
     Result r = n < 0 ? fail(FAIL_SYSTEM, "%s: %s", t->path, strerror(errno)) : state_parse(t, data, len);
