@@ -61,7 +61,8 @@ refused "an empty prompt" "empty" "$marill" run --model "$good" --setting 3pc --
 refused "an empty file" "empty" "$marill" run --model "$good" --setting 3pc --prompt-file /dev/null
 refused "no UTF-8" "UTF-8" "$marill" run --model "$good" --setting 3pc --prompt $'a\xff'
 refused "a long prompt" "context" "$marill" run --model "$good" --setting 3pc --prompt-file "$tmp/text"
-refused "a file that cannot be written" "/none/logits" "$marill" run --model "$good" --setting plain --prompt a --max-tokens 2 --logits /none/logits
+refused "a file that cannot be written" "/none/logits" \
+    "$marill" run --model "$good" --setting plain --prompt a --max-tokens 2 --logits /none/logits
 refused "a text that is not there" "/none" "$marill" calibrate --model "$good" --text /none --out "$tmp/never.json"
 [ -e "$tmp/never.json" ] && complain "a plan without text"
 
@@ -77,12 +78,28 @@ started() {
     done
     sed -n 's/listening on //p' "$tmp/$1.log"
 }
-third_start() { "$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen 127.0.0.1:0 > "$tmp/third.log" 2>&1 & parties+=($!); third_pid=$!; third_at=$(started third); }
-serve_start() { "$marill" serve --model "$good" --key "$tmp/provider.key" --client "$client" --third-key "$third" --listen 127.0.0.1:0 "$@" > "$tmp/serve.log" 2>&1 & parties+=($!); serve_pid=$!; provider_at=$(started serve); }
-chat() { local key=$1; shift; echo Once | timeout 30 "$marill" chat --model "$good" --key "$tmp/$key.key" --provider "$provider_at" --third "$third_at" --third-key "$third" "$@" > "$tmp/out" 2> "$tmp/err"; }
+helper=("$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen 127.0.0.1:0)
+serve=("$marill" serve --model "$good" --key "$tmp/provider.key" --client "$client" --third-key "$third")
+third_start() {
+    "${helper[@]}" > "$tmp/third.log" 2>&1 & parties+=($!)
+    third_pid=$!
+    third_at=$(started third)
+}
+serve_start() {
+    "${serve[@]}" --listen 127.0.0.1:0 "$@" > "$tmp/serve.log" 2>&1 & parties+=($!)
+    serve_pid=$!
+    provider_at=$(started serve)
+}
+chat() {                                        # KEY OPTIONS...
+    local key=$1
+    shift
+    echo Once | timeout 30 "$marill" chat --model "$good" --key "$tmp/$key.key" --provider "$provider_at" \
+        --third "$third_at" --third-key "$third" "$@" > "$tmp/out" 2> "$tmp/err"
+}
 third_start
 serve_start --third "$third_at"
-refused "a port in use" "${third_at#*:}" "$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen "$third_at"
+refused "a port in use" "${third_at#*:}" \
+    "$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen "$third_at"
 chat stranger --provider-key "$provider" && complain "a stranger was served"
 one_line "a key that the provider does not know" "provider"
 chat client --provider-key "$stranger" && complain "a stranger was trusted"
@@ -98,8 +115,8 @@ one_line "a key that others may read" "stranger.key"
 # a peer that vanishes from a deployment
 for victim in third serve; do
     rm -f "$tmp/out"
-    (yes Once | timeout 60 "$marill" chat --model "$good" --key "$tmp/client.key" --provider "$provider_at" --provider-key "$provider" --third "$third_at" \
-        --third-key "$third" --max-tokens 40 > "$tmp/out" 2> "$tmp/err"; echo $? > "$tmp/status") & waiting=$!
+    (yes Once | timeout 60 "$marill" chat --model "$good" --key "$tmp/client.key" --provider "$provider_at" --provider-key "$provider" \
+        --third "$third_at" --third-key "$third" --max-tokens 40 > "$tmp/out" 2> "$tmp/err"; echo $? > "$tmp/status") & waiting=$!
     for i in $(seq 100); do [ -s "$tmp/out" ] && break; sleep 0.05; done
     if [ $victim = third ]; then kill -9 "$third_pid"; else kill -9 "$serve_pid"; fi
     from=$SECONDS
@@ -117,19 +134,21 @@ parties=()
 pool_make() {                                   # NAME POSITIONS
     local name
     name=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
-    "$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen 127.0.0.1:0 --write "$tmp/pool.$1" > "$tmp/pool.$1.log" 2>&1 & local a=$!
+    "${helper[@]}" --write "$tmp/pool.$1" > "$tmp/pool.$1.log" 2>&1 & local a=$!
     third_at=$(started "pool.$1")
-    "$marill" serve --model "$good" --key "$tmp/provider.key" --client "$client" --third "$third_at" --third-key "$third" --make-pool "$2" --name "$name" \
-        --tape "$tmp/provider.$1" & local b=$!
-    "$marill" chat --model "$good" --key "$tmp/client.key" --provider-key "$provider" --third "$third_at" --third-key "$third" --make-pool "$2" --name "$name" \
-        --tape "$tmp/client.$1" || complain "the client's part of pool $1"
+    "${serve[@]}" --third "$third_at" --make-pool "$2" --name "$name" --tape "$tmp/provider.$1" & local b=$!
+    "$marill" chat --model "$good" --key "$tmp/client.key" --provider-key "$provider" --third "$third_at" --third-key "$third" \
+        --make-pool "$2" --name "$name" --tape "$tmp/client.$1" || complain "the client's part of pool $1"
     wait $a || complain "pool $1: the third ended with $?"
     wait $b || complain "pool $1: the provider ended with $?"
 }
+chat_dealer() {                                 # TAPE TOKENS
+    echo Once | timeout 30 "$marill" chat --model "$good" --key "$tmp/client.key" --provider "$provider_at" --provider-key "$provider" \
+        --setting dealer --tape "$tmp/client.$1" --max-tokens "$2" > "$tmp/out" 2> "$tmp/err"
+}
 from_pool() {                                   # POOL TAPE TOKENS
     serve_start --setting dealer --pool "$tmp/pool.$1" --tape "$tmp/provider.$1" --once
-    echo Once | timeout 30 "$marill" chat --model "$good" --key "$tmp/client.key" --provider "$provider_at" --provider-key "$provider" --setting dealer \
-        --tape "$tmp/client.$2" --max-tokens "$3" > "$tmp/out" 2> "$tmp/err"
+    chat_dealer "$2" "$3"
 }
 pool_make one 8
 pool_make two 8
@@ -145,8 +164,7 @@ wait "$serve_pid" 2> /dev/null
 cp "$tmp/copy" "$tmp/client.one"
 serve_start --setting dealer --pool "$tmp/pool.one" --tape "$tmp/provider.one" --once
 if [ -n "$provider_at" ]; then
-    echo Once | timeout 30 "$marill" chat --model "$good" --key "$tmp/client.key" --provider "$provider_at" --provider-key "$provider" --setting dealer \
-        --tape "$tmp/client.one" --max-tokens 4 > "$tmp/out" 2> "$tmp/err" && complain "a pool was used twice"
+    chat_dealer one 4 && complain "a pool was used twice"
     one_line "a pool used twice" "pool|tape"
 else
     grep -qE "pool|tape" "$tmp/serve.log" || complain "a pool used twice: $(cat "$tmp/serve.log")"
@@ -160,7 +178,7 @@ printf xyz | dd of="$tmp/pool.two" bs=1 seek=40 conv=notrunc 2> /dev/null
 refused "an altered pool" "pool" "$marill" pool show "$tmp/pool.two" --third-key "$third"
 refused "a pool of another third" "pool" "$marill" pool show "$tmp/pool.one" --third-key "$stranger"
 refused "a tape that is none" "text" "$marill" pool show "$tmp/text"
-"$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen 127.0.0.1:0 --write "$tmp/never.pool" > "$tmp/never.log" 2>&1 & stopped=$!
+"${helper[@]}" --write "$tmp/never.pool" > "$tmp/never.log" 2>&1 & stopped=$!
 started never > /dev/null
 kill "$stopped"
 wait "$stopped" 2> /dev/null
@@ -188,7 +206,9 @@ for signal in INT TERM KILL; do
     wait $run_pid 2> /dev/null
     [ $? -gt 128 ] || complain "run ended well after SIG$signal"
     sleep 0.5
-    for child in $children; do grep -q '^State:.[^ZX]' "/proc/$child/status" 2> /dev/null && complain "SIG$signal left a party running"; done
+    for child in $children; do                                    # a zombie is init's to bury
+        grep -q '^State:.[^ZX]' "/proc/$child/status" 2> /dev/null && complain "SIG$signal left a party running"
+    done
     [ $signal = KILL ] && rm -rf "$TMPDIR"/marill-*                # nobody can clean up after that
 done
 compgen -G "$TMPDIR/marill-*" > /dev/null && complain "left behind:" "$TMPDIR"/*

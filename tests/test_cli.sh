@@ -62,7 +62,8 @@ head -c 20000 "$data/text/tinystories_sample_2MiB.txt" > "$tmp/text"
 # plain, and what a seed decides
 expect 0 "there was a little girl named Lily" "$marill" run --model "$model" --setting plain --prompt "Once upon a time" --max-tokens 30
 expect 0 "there was a little girl" "$marill" run --model "$model" --setting plain --prompt-file <(printf 'Once upon a time') --max-tokens 30
-draw() { "$marill" run --model "$model" --setting plain --prompt "Once upon a time" --max-tokens 30 --temperature 1 --top-p 0.9 --seed "$1"; }
+once=(--prompt "Once upon a time")
+draw() { "$marill" run --model "$model" --setting plain "${once[@]}" --max-tokens 30 --temperature 1 --top-p 0.9 --seed "$1"; }
 [ "$(draw 1)" = "$(draw 1)" ] || complain "the same seed draws differently"
 [ "$(draw 1)" = "$(draw 2)" ] && complain "another seed draws the same"
 
@@ -80,9 +81,9 @@ expect 0 "marill-plan.json" "$marill" calibrate --model "$model" --text "$tmp/te
 
 # every setting says the same, with every field
 for setting in plain clear 3pc dealer; do
-    expect 0 '"text"' "$marill" run --model "$model" --setting $setting --prompt "Once upon a time" --max-tokens 8 --json --logits "$tmp/logits"
-    fields "run $setting" "$tmp/out" setting prompt_tokens tokens text finish_reason prefill seconds exchanges bytes decode setup peak_rss_mb \
-        client server third client_to_server server_to_client third_to_client third_to_server client_to_third server_to_third
+    expect 0 '"text"' "$marill" run --model "$model" --setting $setting "${once[@]}" --max-tokens 8 --json --logits "$tmp/logits"
+    fields "run $setting" "$tmp/out" setting prompt_tokens tokens text finish_reason prefill seconds exchanges bytes decode setup \
+        peak_rss_mb client server third client_to_server server_to_client third_to_client third_to_server client_to_third server_to_third
     grep -q "there was a littl" "$tmp/out" || complain "$setting generates: $(grep text "$tmp/out")"
     [ "$(stat -c %s "$tmp/logits")" = $((8 * 512 * 4)) ] || complain "$setting: --logits wrote $(stat -c %s "$tmp/logits") bytes"
     [ -s "$tmp/err" ] && complain "$setting writes on standard error: $(cat "$tmp/err")"
@@ -100,6 +101,7 @@ expect 0 "$tmp/merged" "$marill" export --merged "$tmp/merged" --model "$model"
 expect 0 "there was a little" "$marill" run --model "$tmp/merged" --setting plain --prompt "Once upon a time" --max-tokens 20
 
 # a deployment by hand. started NAME: waits for "listening on" and gives the address
+helper=("$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen 127.0.0.1:0)
 started() {
     local i
     for i in $(seq 100); do
@@ -108,12 +110,13 @@ started() {
     done
     sed -n 's/listening on //p' "$tmp/$1.log"
 }
-"$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen 127.0.0.1:0 --once > "$tmp/third.log" 2>&1 & parties+=($!)
+"${helper[@]}" --once > "$tmp/third.log" 2>&1 & parties+=($!)
 third_at=$(started third)
 "${serve[@]}" --third "$third_at" --listen 127.0.0.1:0 --once > "$tmp/serve.log" 2>&1 & parties+=($!)
 provider_at=$(started serve)
 chat=("$marill" chat --model "$model" --key "$tmp/client.key" --provider-key "$provider" --max-tokens 8)
-printf 'Once upon a time\nOne day\n' | timeout 60 "${chat[@]}" --provider "$provider_at" --third "$third_at" --third-key "$third" > "$tmp/out" 2> "$tmp/err"
+printf 'Once upon a time\nOne day\n' |
+    timeout 60 "${chat[@]}" --provider "$provider_at" --third "$third_at" --third-key "$third" > "$tmp/out" 2> "$tmp/err"
 [ "$(wc -l < "$tmp/out")" = 2 ] || complain "chat: $(cat "$tmp/out" "$tmp/err")"
 grep -q "there was a littl" "$tmp/out" || complain "chat says: $(cat "$tmp/out")"
 for p in "${parties[@]}"; do wait "$p" || complain "a party ended with $?: $(cat "$tmp/third.log" "$tmp/serve.log")"; done
@@ -121,17 +124,20 @@ parties=()
 
 # the same with a pool: made, shown, used
 name=$(printf '5%.0s' {1..32})
-"$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen 127.0.0.1:0 --write "$tmp/pool" > "$tmp/write.log" 2>&1 & parties+=($!)
+"${helper[@]}" --write "$tmp/pool" > "$tmp/write.log" 2>&1 & parties+=($!)
 third_at=$(started write)
 "${serve[@]}" --third "$third_at" --make-pool 24 --name "$name" --tape "$tmp/provider.tape" 2> "$tmp/err" & parties+=($!)
-timeout 60 "${chat[@]}" --third "$third_at" --third-key "$third" --make-pool 24 --name "$name" --tape "$tmp/client.tape" || complain "making a pool"
+timeout 60 "${chat[@]}" --third "$third_at" --third-key "$third" --make-pool 24 --name "$name" --tape "$tmp/client.tape" ||
+    complain "making a pool"
 for p in "${parties[@]}"; do wait "$p" || complain "a party of the pool's making ended with $?"; done
 parties=()
 expect 0 "24" "$marill" pool show "$tmp/pool" --third-key "$third"
 expect 0 "left             24" "$marill" pool show "$tmp/client.tape"
-"${serve[@]}" --setting dealer --pool "$tmp/pool" --tape "$tmp/provider.tape" --listen 127.0.0.1:0 --once > "$tmp/dealer.log" 2>&1 & parties+=($!)
+"${serve[@]}" --setting dealer --pool "$tmp/pool" --tape "$tmp/provider.tape" --listen 127.0.0.1:0 --once \
+    > "$tmp/dealer.log" 2>&1 & parties+=($!)
 provider_at=$(started dealer)
-printf 'Once upon a time\n' | timeout 60 "${chat[@]}" --setting dealer --provider "$provider_at" --tape "$tmp/client.tape" > "$tmp/out" 2> "$tmp/err"
+printf 'Once upon a time\n' |
+    timeout 60 "${chat[@]}" --setting dealer --provider "$provider_at" --tape "$tmp/client.tape" > "$tmp/out" 2> "$tmp/err"
 grep -q "there was a littl" "$tmp/out" || complain "chat from a pool: $(cat "$tmp/out" "$tmp/err")"
 wait "${parties[0]}" || complain "the provider of the pool ended with $?"
 parties=()

@@ -64,7 +64,7 @@ CHECKED Result options_parse(Option *options, size_t count, int argc, char **arg
 #define OPTIONS_PARSE(options, argc, argv) options_parse(options, sizeof(options) / sizeof *(options), argc, argv)
 bool option_given(const Option *options, const char *name);   // name must be in the table
 CHECKED Result setting_choose(Setting *out, unsigned choice); // of setting_names; 2pc is not available yet
-extern const char *const prefer_names[], *const private_names[];
+extern const char *const setting_choices[], *const prefer_names[], *const private_names[];
 
 // ---- output (output.c) -------------------------------------------------------------------------------------------------
 
@@ -82,7 +82,14 @@ CHECKED Result output_flush(void);             // fails if standard output did n
 
 extern const char calibration_text[];          // small, built in
 /* What a command line says about a plan; a NULL or negative field takes what the plan has. */
-typedef struct PlanWish { const char *model, *adapter, *plan; double frozen; int private_part, prefer; size_t positions; unsigned threads; } PlanWish;
+typedef struct PlanWish {
+    const char *model, *adapter, *plan;
+    double frozen;
+    int private_part, prefer;
+    size_t positions;                          // that a plan made now should have room for
+} PlanWish;
+/* The values that were given of --frozen, --private and --prefer. */
+void wish_read(PlanWish *w, const Option *options, double frozen, unsigned private_part, unsigned prefer);
 /* The plan to run with: the wished file, the folder's own, or, where there is none or it differs from the wish, one made now
  * in a process of its own from the built-in text, which is said on standard error. */
 CHECKED Result plan_settle(const char **out, const PlanWish *w);
@@ -132,6 +139,7 @@ typedef struct Parties {
 } Parties;
 /* Starts what can start before the client's folder is loaded. */
 CHECKED Result parties_start(Parties *p);
+unsigned party_threads(uint64_t asked, Setting setting);      // asked 0: a fair share of the cores
 /* Connects the client: a session. dealer: makes a pool of `positions` first; one conversation a session. */
 CHECKED Result parties_open(Parties *p, const Bundle *b, size_t positions);
 /* Ends the session and the processes. r: how the work in between went; a failure comes back with what the others said. */

@@ -8,25 +8,29 @@ enum { CONFIG_LIMIT = 1 << 20, TEXT_LIMIT = 1 << 28, TEMPLATE_LIMIT = 1 << 16 };
 
 /* Plain prose, in the languages of the embedded model, long and varied enough to show a network's ranges. */
 const char calibration_text[] =
-    "The harbour lay quiet when the first boats came in. Two men stood on the wall and counted the sails, as they had done every "
-    "morning for twenty years, and neither of them spoke. \"Eleven,\" said the older one at last. \"There should be twelve.\" A girl "
-    "ran down from the market with a basket of bread; she had lost a shoe and did not care. Once upon a time there was a little dog "
-    "who wanted to see the moon. Every night he climbed the hill behind the house, and every night he fell asleep before it rose.\n"
-    "Why do we keep old letters? Perhaps because a hand once rested on the paper; perhaps because throwing them away takes a "
-    "decision, and keeping them takes none. In 1874 the town had 3,150 people, four mills and one bridge. By 1901 the mills were "
-    "gone, the bridge was made of iron, and nobody remembered who had paid for it.\n"
-    "Tom and Lily went to the park. They saw a big red ball under a tree. \"Can we play with it?\" asked Lily. Tom said, \"Yes, but we "
-    "must give it back.\" They were happy and laughed a lot. Then the rain began, and they ran home to their mother.\n"
-    "Please close the window. I have never been to London. She is reading a book. What time does the train leave? He did not want "
-    "to wait any longer. It is going to be cold tomorrow, isn't it? We were surprised that nobody had called the doctor.\n"
-    "Der Bahnhof war fast leer, als der letzte Zug einfuhr. Eine Frau mit einem gr\303\274nen Koffer stieg aus und sah sich um, als suche sie "
-    "jemanden. Niemand kam. Nach einer Weile setzte sie sich auf die Bank, \303\266ffnete ein Buch und begann zu lesen. Warum sollte sie auch "
-    "nicht warten? Der Abend war warm, und zu Hause brannte kein Licht.\n"
-    "Ich habe Hunger. Wo ist der Schl\303\274ssel? Kannst du mir bitte helfen? Er hat gestern den ganzen Tag gearbeitet. Das M\303\244dchen "
-    "spielt im Garten. Wir fahren morgen nach M\303\274nchen, wenn es nicht regnet. Tom wei\303\237 nicht, was er sagen soll. Es gibt nichts Gutes, "
-    "au\303\237er man tut es. Meine Mutter kann sehr gut kochen, aber mein Vater isst am liebsten Brot mit K\303\244se. Die Kinder schlafen schon.\n"
-    "At the end of the winter the river rose again. It took the fence, the small shed and half of the potatoes, and left a chair "
-    "that belonged to no one in the valley. They put it by the fire. It was, everyone agreed, a very good chair.\n";
+    "The harbour lay quiet when the first boats came in. Two men stood on the wall and counted the sails, as they had done "
+    "every morning for twenty years, and neither of them spoke. \"Eleven,\" said the older one at last. \"There should be "
+    "twelve.\" A girl ran down from the market with a basket of bread; she had lost a shoe and did not care. Once upon a "
+    "time there was a little dog who wanted to see the moon. Every night he climbed the hill behind the house, and every "
+    "night he fell asleep before it rose.\n"
+    "Why do we keep old letters? Perhaps because a hand once rested on the paper; perhaps because throwing them away takes "
+    "a decision, and keeping them takes none. In 1874 the town had 3,150 people, four mills and one bridge. By 1901 the "
+    "mills were gone, the bridge was made of iron, and nobody remembered who had paid for it.\n"
+    "Tom and Lily went to the park. They saw a big red ball under a tree. \"Can we play with it?\" asked Lily. Tom said, "
+    "\"Yes, but we must give it back.\" They were happy and laughed a lot. Then the rain began, and they ran home to their "
+    "mother.\n"
+    "Please close the window. I have never been to London. She is reading a book. What time does the train leave? He did "
+    "not want to wait any longer. It is going to be cold tomorrow, isn't it? We were surprised that nobody had called the "
+    "doctor.\n"
+    "Der Bahnhof war fast leer, als der letzte Zug einfuhr. Eine Frau mit einem gr\303\274nen Koffer stieg aus und sah sich "
+    "um, als suche sie jemanden. Niemand kam. Nach einer Weile setzte sie sich auf die Bank, \303\266ffnete ein Buch und "
+    "begann zu lesen. Warum sollte sie auch nicht warten? Der Abend war warm, und zu Hause brannte kein Licht.\n"
+    "Ich habe Hunger. Wo ist der Schl\303\274ssel? Kannst du mir bitte helfen? Er hat gestern den ganzen Tag gearbeitet. "
+    "Das M\303\244dchen spielt im Garten. Wir fahren morgen nach M\303\274nchen, wenn es nicht regnet. Tom wei\303\237 "
+    "nicht, was er sagen soll. Es gibt nichts Gutes, au\303\237er man tut es. Meine Mutter kann sehr gut kochen, aber mein "
+    "Vater isst am liebsten Brot mit K\303\244se. Die Kinder schlafen schon.\n"
+    "At the end of the winter the river rose again. It took the fence, the small shed and half of the potatoes, and left a "
+    "chair that belonged to no one in the valley. They put it by the fire. It was, everyone agreed, a very good chair.\n";
 
 // ---- folders ---------------------------------------------------------------------------------------------------------
 
@@ -112,6 +116,13 @@ const char *template_fill(const char *form, const char *text, size_t len, size_t
 
 // ---- the plan to run with --------------------------------------------------------------------------------------------
 
+void wish_read(PlanWish *w, const Option *options, double frozen, unsigned private_part, unsigned prefer)
+{
+    w->frozen = option_given(options, "--frozen") ? frozen : -1;
+    w->private_part = option_given(options, "--private") ? (int)private_part : -1;
+    w->prefer = option_given(options, "--prefer") ? (int)prefer : -1;
+}
+
 static bool plan_suits(const Plan *p, const PlanWish *w, uint32_t frozen)
 {
     return (w->frozen < 0 || p->frozen == frozen) && (w->private_part < 0 || p->private_part == (Private)w->private_part)
@@ -128,8 +139,8 @@ static Result plan_spawn(const PlanWish *w, const char *path, uint32_t frozen, P
     GUARD(file_write(text, calibration_text, strlen(calibration_text), 0600));
     snprintf(number[0], 16, "%u", frozen);
     snprintf(number[1], 16, "%u", context);
-    const char *argv[32] = {"marill", "calibrate", "--model", w->model, "--text", text, "--out", path, "--frozen", number[0], "--context", number[1],
-                            "--private", private_names[private], "--prefer", prefer_names[prefer]};
+    const char *argv[32] = {"marill", "calibrate", "--model", w->model, "--text", text, "--out", path, "--frozen", number[0], "--context",
+                            number[1], "--private", private_names[private], "--prefer", prefer_names[prefer]};
     size_t at = 16;
     if (w->adapter) argv[at++] = "--adapter", argv[at++] = w->adapter;
     Child c;
@@ -152,8 +163,10 @@ static Result plan_make_temporary(const char **out, const PlanWish *w, const Mod
     const char *folder;
     GUARD(scratch_folder(&folder));
     snprintf(path, sizeof path, "%s/marill-plan.json", folder);
-    Private private = w->private_part >= 0 ? (Private)w->private_part : own ? own->private_part : w->adapter ? PRIVATE_LORA : PRIVATE_LAYERS;
-    Prefer prefer = w->prefer >= 0 ? (Prefer)w->prefer : own ? own->prefer : PREFER_EXCHANGES;
+    Private private = own ? own->private_part : w->adapter ? PRIVATE_LORA : PRIVATE_LAYERS;
+    Prefer prefer = own ? own->prefer : PREFER_EXCHANGES;
+    if (w->private_part >= 0) private = (Private)w->private_part;
+    if (w->prefer >= 0) prefer = (Prefer)w->prefer;
     uint32_t context = own ? own->context : context_wanted(c, w->positions);
     if (own) fprintf(stderr, "marill: the folder's plan is another: calibrating on a small built-in text\n");
     else fprintf(stderr, "marill: %s has no plan: calibrating on a small built-in text\n", w->adapter ? w->adapter : w->model);
@@ -231,11 +244,18 @@ static Result plan_from_text(Plan *out, const Bundle *b, const PlanOptions *o, c
     return r;
 }
 
-typedef struct CalibrateArgs { const char *model, *adapter, *text, *out; uint64_t context; double frozen; unsigned private, prefer; bool private_given, frozen_given; } CalibrateArgs;
+typedef struct CalibrateArgs {
+    const char *model, *adapter, *text, *out;
+    uint64_t context;
+    double frozen;
+    unsigned private, prefer;
+    bool private_given, frozen_given;
+} CalibrateArgs;
 
 static Result plan_options(PlanOptions *o, const Bundle *b, const CalibrateArgs *k)
 {
-    *o = (PlanOptions){(uint32_t)k->context, b->has_adapter ? b->adapter.first : 0, (Prefer)k->prefer, b->has_adapter ? PRIVATE_LORA : PRIVATE_LAYERS};
+    *o = (PlanOptions){.context = (uint32_t)k->context, .prefer = (Prefer)k->prefer, .private_part = PRIVATE_LAYERS};
+    if (b->has_adapter) o->frozen = b->adapter.first, o->private_part = PRIVATE_LORA;
     if (k->private_given) o->private_part = (Private)k->private;
     if (o->private_part == PRIVATE_LORA && !b->has_adapter) return fail(FAIL_USE, "--private lora needs an --adapter");
     return k->frozen_given ? frozen_count(&o->frozen, k->frozen, b->model.config.layers) : OK;

@@ -42,7 +42,8 @@ static Result models_find(Demo *d)
 {
     char exe[PATH_MAX], folder[PATH_MAX + 32];
     const char *named = getenv("MARILL_MODELS");
-    if (named && *named) return models_in(d, named) ? OK : fail(FAIL_DATA, "%s (MARILL_MODELS): base/ or translate/marill-plan.json is missing", named);
+    if (named && *named)
+        return models_in(d, named) ? OK : fail(FAIL_DATA, "%s (MARILL_MODELS): base/ or translate/marill-plan.json is missing", named);
     ssize_t len = readlink("/proc/self/exe", exe, sizeof exe - 1);
     exe[len > 0 ? len : 0] = 0;
     char *slash = strrchr(exe, '/');
@@ -133,7 +134,8 @@ static Result demo_lines(Demo *d)
     if (line) wipe(line, cap);
     free(line);
     bool nothing = !d->terminal && d->replies == 0;
-    for (size_t i = 0; nothing && !failed(r) && i < sizeof sentences / sizeof *sentences; i++) r = demo_line(d, sentences[i], strlen(sentences[i]));
+    for (size_t i = 0; nothing && !failed(r) && i < sizeof sentences / sizeof *sentences; i++)
+        r = demo_line(d, sentences[i], strlen(sentences[i]));
     return r;
 }
 

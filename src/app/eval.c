@@ -11,8 +11,8 @@
 const char eval_usage[] =
     "--model DIR [--adapter DIR] --setting S (--text FILE | --task FILE) [options]\n"
     "  --text FILE                  UTF-8; cut into windows of the plan's context, each behind a BOS token\n"
-    "  --task FILE                  pairs: answer, tab, prompt a line (their held-out test part), or JSON lines of prompt and completion,\n"
-    "                               question and answer, or text with a last 'A:'\n"
+    "  --task FILE                  pairs, a line an answer, a tab, a prompt (their held-out test part); or JSON lines of prompt\n"
+    "                               and completion, question and answer, or text with a last 'A:'\n"
     "  --limit N                    positions of a text, samples of a task (all)\n"
     "  --max-tokens N               of an answer (64)\n"
     "  --frozen N --private layers|lora --prefer exchanges|bytes --plan FILE\n"
@@ -98,7 +98,8 @@ static Result text_eval(Eval *e)
     int32_t *ids = NULL;
     size_t count = 0;
     Result r = file_read(&text, e->k->text, FILE_LIMIT);
-    if (!failed(r)) r = fail_in(tokenizer_encode(e->bundle.tokenizer, (const char *)text.data, text.len, &ids, &count, &e->arena), "%s", e->k->text);
+    if (!failed(r))
+        r = fail_in(tokenizer_encode(e->bundle.tokenizer, (const char *)text.data, text.len, &ids, &count, &e->arena), "%s", e->k->text);
     buffer_free(&text);
     if (!failed(r) && count < 2) r = fail(FAIL_DATA, "%s: too short to predict anything", e->k->text);
     for (size_t at = 0; !failed(r) && at + 1 < count && (!e->k->limit || e->sums.positions < e->k->limit); at += room(e)) {
@@ -187,7 +188,8 @@ static Result sample_eval(Eval *e, const TestPair *pair, const char **hypothesis
     int32_t *ids;
     const char *prompt = template_fill(e->form, pair->prompt, strlen(pair->prompt), &len, &e->arena);
     GUARD(tokenizer_encode(t, prompt, len, &ids, &prompt_tokens, &e->arena));
-    if (prompt_tokens + 1 >= room(e)) return fail(FAIL_USE, "the prompt '%.60s' has %zu tokens, the plan's context room for %u", prompt, prompt_tokens, room(e));
+    if (prompt_tokens + 1 >= room(e))
+        return fail(FAIL_USE, "the prompt '%.60s' has %zu tokens, the plan's context room for %u", prompt, prompt_tokens, room(e));
     uint32_t most = room(e) - (uint32_t)prompt_tokens < e->k->max_tokens ? room(e) - (uint32_t)prompt_tokens : (uint32_t)e->k->max_tokens;
     GUARD(conversation_open(e, prompt_tokens + most));
     GUARD(conversation_close(e, answer_generate(e, hypothesis, false, prompt, len, most)));
@@ -271,10 +273,9 @@ static Result eval_work(Eval *e, const PlanWish *wish)
 static Result eval_run(const EvalArgs *k, const Option *options)
 {
     Eval e = {.k = k, .form = "{}"};
-    unsigned threads = (unsigned)k->threads;
-    if (!threads && k->setting >= SETTING_DEALER) threads = (unsigned)(sysconf(_SC_NPROCESSORS_ONLN) > 2 ? sysconf(_SC_NPROCESSORS_ONLN) / 2 : 1);
-    PlanWish wish = {k->model, k->adapter, k->plan, option_given(options, "--frozen") ? k->frozen : -1, option_given(options, "--private") ? (int)k->private : -1,
-                     option_given(options, "--prefer") ? (int)k->prefer : -1, 0, threads};
+    unsigned threads = party_threads(k->threads, (Setting)k->setting);
+    PlanWish wish = {.model = k->model, .adapter = k->adapter, .plan = k->plan};
+    wish_read(&wish, options, k->frozen, k->private, k->prefer);
     e.parties = (Parties){.model = k->model, .adapter = k->adapter, .threads = threads};
     GUARD(setting_choose(&e.parties.setting, k->setting));
     if (!k->text == !k->task) return fail(FAIL_USE, "one of --text and --task must be given");
@@ -294,7 +295,7 @@ Result eval_command(int argc, char **argv)
     Option options[] = {
         OPTION("--model", OPT_TEXT, &k.model, .required = true),
         OPTION("--adapter", OPT_TEXT, &k.adapter),
-        OPTION("--setting", OPT_CHOICE, &k.setting, .required = true, .choices = (const char *const[]){"plain", "clear", "dealer", "3pc", "2pc", NULL}),
+        OPTION("--setting", OPT_CHOICE, &k.setting, .required = true, .choices = setting_choices),
         OPTION("--text", OPT_TEXT, &k.text),
         OPTION("--task", OPT_TEXT, &k.task),
         OPTION("--limit", OPT_UINT, &k.limit, .min = 1),

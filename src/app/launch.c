@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 enum { MOST_CHILDREN = 16, MOST_ARGUMENTS = 40, SAID = 512 };
-static const double start_patience = 120, end_patience = 10, stop_patience = 2;
+static const double start_patience = 120, end_patience = 10, stop_patience = 2, idle_patience = 0.3;
 
 static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
 
@@ -204,7 +204,8 @@ Result child_end(Child *c, double patience)
     Result r = OK;
     if (!ran || c->stopped) r = OK;
     else if (WIFSIGNALED(c->status)) r = fail(FAIL_PEER, "the %s was ended by signal %d", c->who, WTERMSIG(c->status));
-    else if (WEXITSTATUS(c->status) != 0) r = fail(WEXITSTATUS(c->status) == 2 ? FAIL_USE : FAIL_PEER, "%s: %s", c->who, child_said(c, said));
+    else if (WEXITSTATUS(c->status) != 0)
+        r = fail(WEXITSTATUS(c->status) == 2 ? FAIL_USE : FAIL_PEER, "%s: %s", c->who, child_said(c, said));
     if (c->err >= 0) close(c->err);
     c->err = -1;
     return r;
@@ -231,7 +232,8 @@ Result child_port(Child *c, uint16_t *port)
     line[len] = 0;
     const char *colon = strrchr(line, ':');
     long v = colon ? strtol(colon + 1, NULL, 10) : 0;
-    if (strncmp(line, "listening on ", 13) != 0 || v < 1 || v > 65535) return fail(FAIL_PEER, "the %s said '%s' instead of its port", c->who, line);
+    if (strncmp(line, "listening on ", 13) != 0 || v < 1 || v > 65535)
+        return fail(FAIL_PEER, "the %s said '%s' instead of its port", c->who, line);
     *port = (uint16_t)v;
     return OK;
 }
@@ -324,6 +326,13 @@ static Result provider_listens(Parties *p)
     return OK;
 }
 
+unsigned party_threads(uint64_t asked, Setting setting)
+{
+    if (asked || (setting != SETTING_3PC && setting != SETTING_DEALER)) return (unsigned)asked;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return cores > 2 ? (unsigned)cores / 2 : 1;                     // client and provider compute at the same time
+}
+
 static bool has_parties(const Parties *p) { return p->setting == SETTING_3PC || p->setting == SETTING_DEALER; }
 
 Result parties_start(Parties *p)
@@ -400,12 +409,12 @@ Result parties_close_session(Parties *p)
 
 /* A failure here is often the echo of one elsewhere. A party that was killed is the cause; else what one has said may be, unless
  * it came to us over the wire already. */
-static Result blame(Result r, const char *mine, Child *child[2])
+static Result blame(Result r, const char *mine, Child *child[2], double patience)
 {
     char said[2][SAID] = {"", ""};
     bool killed[2] = {false, false};
     for (int i = 0; i < 2; i++) {
-        if (!failed(child_end(child[i], stop_patience))) continue;
+        if (!failed(child_end(child[i], patience))) continue;
         killed[i] = WIFSIGNALED(child[i]->status);
         const char *words = strstr(result_text(), ": ");
         if (killed[i] || !words || !strstr(mine, words + 2)) snprintf(said[i], SAID, "%s", result_text());
@@ -419,11 +428,12 @@ Result parties_end(Parties *p, Result r)
     if (!has_parties(p)) return r;
     char why[SAID];
     snprintf(why, sizeof why, "%s", failed(r) ? result_text() : "");
+    double patience = p->client ? stop_patience : idle_patience;    // without a session nobody has heard of the failure
     if (failed(r) && p->client) client_abort(p->client, "the client stopped");
     if (p->client) client_close(p->client);
     p->client = NULL;
     Child *child[2] = {&p->provider, &p->third};
-    if (failed(r)) r = blame(r, why, child);
+    if (failed(r)) r = blame(r, why, child, patience);
     for (int i = 0; i < 2 && !failed(r); i++) r = child_end(child[i], end_patience);
     identity_free(&p->me);
     return r;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const setting_choices[] = {"plain", "clear", "dealer", "3pc", "2pc", NULL};
 const char *const prefer_names[] = {"exchanges", "bytes", NULL};
 const char *const private_names[] = {"lora", "layers", NULL};
 

@@ -52,7 +52,8 @@ const char *bytes_text(char out[32], uint64_t bytes)
 static void print_link(FILE *out, const char *from, const char *to, uint64_t setup, uint64_t prefill, uint64_t decode)
 {
     char text[3][32];
-    fprintf(out, "    %-8s > %-8s %12s %12s %12s\n", from, to, bytes_text(text[0], setup), bytes_text(text[1], prefill), bytes_text(text[2], decode));
+    fprintf(out, "    %-8s > %-8s %12s %12s %12s\n", from, to, bytes_text(text[0], setup), bytes_text(text[1], prefill),
+            bytes_text(text[2], decode));
 }
 
 void print_receipt(FILE *out, const Generated *g, Setting setting)
@@ -88,6 +89,7 @@ Result output_flush(void)
 {
     errno = 0;
     bool bad = fflush(stdout) != 0;            // errno before ferror: it says what went wrong last
-    if (bad || ferror(stdout)) return fail(FAIL_SYSTEM, "standard output: cannot write%s%s", errno ? ": " : "", errno ? strerror(errno) : "");
+    if (bad || ferror(stdout))
+        return fail(FAIL_SYSTEM, "standard output: cannot write%s%s", errno ? ": " : "", errno ? strerror(errno) : "");
     return OK;
 }

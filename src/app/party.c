@@ -18,7 +18,7 @@ const char serve_usage[] =
     "  --pool FILE --tape FILE      dealer: the pool that the third wrote, and our tape of it\n"
     "  --once                       end after one session\n"
     "  --make-pool N --name HEX     make a pool of N positions with the third and one client, keep --tape FILE, and end;\n"
-    "                               32 hex digits that both call it by\n"
+    "                               32 random hex digits that both call it by, never used before\n"
     "  --threads N                  (one a core)\n";
 const char third_usage[] =
     "--key FILE --client HEX... --provider HEX... [options]\n"
@@ -34,8 +34,8 @@ const char chat_usage[] =
     "  --tape FILE                  dealer: our tape of the pool\n"
     "  --max-tokens N --temperature T --top-p P --seed N\n"
     "  --make-pool N --name HEX     make a pool of N positions with the third and the provider, keep --tape FILE, and end\n"
-    "Reads lines and prints the reply to each. A line is a conversation of its own. A marill.json beside the plan, {\"template\": \"..{}..\"},\n"
-    "says what is put around it.\n";
+    "Reads lines and prints the reply to each. A line is a conversation of its own. A marill.json beside the plan,\n"
+    "{\"template\": \"..{}..\"}, says what is put around it.\n";
 const char pool_usage[] =
     "show FILE [--third-key HEX]\n"
     "  FILE                         a tape, or with --third-key a pool: what is left, in tokens, and for whom it is\n";
@@ -94,13 +94,14 @@ static Result serve_needs(const ServeArgs *k, const Option *options)
     arena_init(&a, false);
     const char *plan = k->plan ? k->plan : arena_format(&a, "%s/marill-plan.json", k->adapter ? k->adapter : k->model);
     Result r = OK;
-    if (making && (!option_given(options, "--name") || !k->tape || !k->third.host)) r = fail(FAIL_USE, "--make-pool needs --name, --tape and --third");
+    if (making && (!option_given(options, "--name") || !k->tape || !k->third.host))
+        r = fail(FAIL_USE, "--make-pool needs --name, --tape and --third");
     else if (making && k->clients.count != 1) r = fail(FAIL_USE, "--make-pool needs one --client");
     else if (!making && !dealer && !k->third.host) r = fail(FAIL_USE, "setting 3pc needs --third");
     else if (!making && dealer && (!k->pool || !k->tape)) r = fail(FAIL_USE, "setting dealer needs --pool and --tape");
     else if (!file_exists(plan))
-        r = fail(FAIL_DATA, "there is no plan %s; make it: marill calibrate --model %s%s%s --text FILE --out %s", plan, k->model, k->adapter ? " --adapter " : "",
-                 k->adapter ? k->adapter : "", plan);
+        r = fail(FAIL_DATA, "there is no plan %s; make it: marill calibrate --model %s%s%s --text FILE --out %s", plan, k->model,
+                 k->adapter ? " --adapter " : "", k->adapter ? k->adapter : "", plan);
     arena_free(&a);
     return r;
 }
@@ -110,10 +111,21 @@ static Result serve_run(const ServeArgs *k, const Identity *me)
     Bundle b;
     Identity mine = *me;
     GUARD(bundle_load(&b, k->model, k->adapter, k->plan, true));
-    ProviderOptions o = {.host = k->listen.host, .port = k->listen.port, .identity = &mine, .clients = k->clients.key, .client_count = k->clients.count,
-                         .setting = k->setting ? SETTING_3PC : SETTING_DEALER, .third = k->third, .pool = k->pool, .tape = k->tape, .sessions = k->once,
-                         .progress = &log_lines, .announce = announce, .announce_ctx = (void *)(uintptr_t)k->listen.host};
-    Result r = k->positions ? provider_pool(&b, me, &k->third, k->clients.key[0], k->name, (uint32_t)k->positions, k->tape) : provider_serve(&b, &o);
+    ProviderOptions o = {.host = k->listen.host,
+                         .port = k->listen.port,
+                         .identity = &mine,
+                         .clients = k->clients.key,
+                         .client_count = k->clients.count,
+                         .setting = k->setting ? SETTING_3PC : SETTING_DEALER,
+                         .third = k->third,
+                         .pool = k->pool,
+                         .tape = k->tape,
+                         .sessions = k->once,
+                         .progress = &log_lines,
+                         .announce = announce,
+                         .announce_ctx = (void *)(uintptr_t)k->listen.host};
+    Result r = k->positions ? provider_pool(&b, me, &k->third, k->clients.key[0], k->name, (uint32_t)k->positions, k->tape)
+                            : provider_serve(&b, &o);
     bundle_free(&b);
     return r;
 }
@@ -205,8 +217,13 @@ static Result chat_line(Chat *c, const char *text, size_t len)
     size_t prompt_len;
     ArenaMark mark = arena_mark(&c->arena);
     const char *prompt = template_fill(c->form, text, len, &prompt_len, &c->arena);
-    Generation want = {.prompt = prompt, .prompt_len = prompt_len, .max_tokens = (uint32_t)k->max_tokens, .temperature = (float)k->temperature,
-                       .top_p = (float)k->top_p, .seed = k->seed, .token = on_token};
+    Generation want = {.prompt = prompt,
+                       .prompt_len = prompt_len,
+                       .max_tokens = (uint32_t)k->max_tokens,
+                       .temperature = (float)k->temperature,
+                       .top_p = (float)k->top_p,
+                       .seed = k->seed,
+                       .token = on_token};
     Result r = generate(&g, &c->bundle, c->setting, c->client, &want, &c->arena);
     putchar('\n');
     if (!failed(r)) r = output_flush();
@@ -274,7 +291,8 @@ Result chat_command(int argc, char **argv)
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
     bool third = option_given(options, "--third") && option_given(options, "--third-key");
-    if (k.positions && (!third || !k.tape || !option_given(options, "--name"))) return fail(FAIL_USE, "--make-pool needs --name, --tape, --third and --third-key");
+    if (k.positions && (!third || !k.tape || !option_given(options, "--name")))
+        return fail(FAIL_USE, "--make-pool needs --name, --tape, --third and --third-key");
     if (!k.positions && !k.provider.host) return fail(FAIL_USE, "--provider is missing");
     if (!k.positions && k.setting == 1 && !third) return fail(FAIL_USE, "setting 3pc needs --third and --third-key");
     if (!k.positions && k.setting == 0 && !k.tape) return fail(FAIL_USE, "setting dealer needs --tape");
@@ -305,7 +323,8 @@ static Result show_tape(const char *path)
     Tape *t;
     GUARD(tape_open(&t, path));
     show_key("tape", tape_id(t), 16);
-    printf("%-16s %llu\n%-16s %llu\n", "tokens", (unsigned long long)tape_segments(t), "left", (unsigned long long)(tape_segments(t) - tape_mark(t)));
+    printf("%-16s %llu\n%-16s %llu\n", "tokens", (unsigned long long)tape_segments(t), "left",
+           (unsigned long long)(tape_segments(t) - tape_mark(t)));
     tape_close(t);
     return OK;
 }

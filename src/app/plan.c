@@ -2,8 +2,8 @@
  *
  *     seconds = exchanges * RTT / 2 + bytes of the slowest direction / bandwidth + multiplications / rate
  *
- * The rate is that of products of 16-bit weights with one row of shares on this machine, measured for some milliseconds; what the
- * moves cost besides is not in it, so the time is a lower bound of the right size. */
+ * The rate is that of products of 16-bit weights with one row of shares on this machine, measured for some milliseconds;
+ * what the moves cost besides is not in it, so the time is a lower bound of the right size. */
 #include "app/app.h"
 
 #include <stdlib.h>
@@ -21,8 +21,10 @@ const char plan_usage[] =
     "  --json\n";
 
 static const struct { const char *name; ModelConfig config; } shapes[] = {
-    {"open-llama-3b", {.width = 3200, .layers = 26, .heads = 32, .kv_heads = 32, .head_dim = 100, .ffn = 8640, .vocab = 32000, .context = 2048, .norm_eps = 1e-6f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}},
-    {"llama2-7b", {.width = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008, .vocab = 32000, .context = 4096, .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}},
+    {"open-llama-3b", {.width = 3200, .layers = 26, .heads = 32, .kv_heads = 32, .head_dim = 100, .ffn = 8640, .vocab = 32000,
+                       .context = 2048, .norm_eps = 1e-6f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}},
+    {"llama2-7b", {.width = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008, .vocab = 32000,
+                   .context = 4096, .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}},
 };
 
 typedef struct Net { double rtt, bandwidth; } Net;            // seconds, bytes a second
@@ -41,11 +43,11 @@ typedef struct Forecast { Cost prefill, decode; size_t prompt, past; double rate
 static Result net_parse(Net *out, const char *text)
 {
     double rtt, mbit;
-    char end;
+    int end = 0;
     if (!strcmp(text, "loopback")) *out = (Net){60e-6, 2.5e9};
     else if (!strcmp(text, "lan")) *out = (Net){0.5e-3, 3e9 / 8};
     else if (!strcmp(text, "wan")) *out = (Net){40e-3, 200e6 / 8};
-    else if (sscanf(text, "RTT=%lfms,BW=%lfMbi%c", &rtt, &mbit, &end) == 3 && end == 't' && text[strlen(text) - 1] == 't' && rtt >= 0 && rtt < 1e6 && mbit > 0 && mbit < 1e9)
+    else if (sscanf(text, "RTT=%lfms,BW=%lfMbit%n", &rtt, &mbit, &end) == 2 && end && !text[end] && rtt >= 0 && rtt < 1e6 && mbit > 0)
         *out = (Net){rtt / 1e3, mbit * 1e6 / 8};
     else return fail(FAIL_USE, "--net is loopback, lan, wan or RTT=..ms,BW=..Mbit, not '%s'", text);
     return OK;
@@ -133,7 +135,8 @@ static void forecast_print(const Forecast *f, const Plan *p, const ModelConfig *
     printf("%-20s %12s %14s\n", "client > provider", bytes_text(text[0], a->client_to_server), bytes_text(text[1], b->client_to_server));
     printf("%-20s %12s %14s\n", "provider > client", bytes_text(text[0], a->server_to_client), bytes_text(text[1], b->server_to_client));
     printf("%-20s %12s %14s\n", "third > provider", bytes_text(text[0], a->third_to_server), bytes_text(text[1], b->third_to_server));
-    printf("%-20s %10.3f s %12.3f s\n", "at least", forecast_seconds(f, &f->prefill, (double)f->prompt), forecast_seconds(f, &f->decode, 1));
+    printf("%-20s %10.3f s %12.3f s\n", "at least", forecast_seconds(f, &f->prefill, (double)f->prompt),
+           forecast_seconds(f, &f->decode, 1));
 }
 
 // ---- where the plan comes from ---------------------------------------------------------------------------------------
@@ -146,8 +149,11 @@ static Result shape_plan(Plan *out, ModelConfig *c, const PlanArgs *k, const Opt
         if (!strcmp(shapes[i].name, k->shape)) found = &shapes[i].config;
     if (!found) return fail(FAIL_USE, "--shape is one of open-llama-3b, llama2-7b, not '%s'", k->shape);
     *c = *found;
-    PlanOptions o = {.context = k->context ? (uint32_t)k->context : 128, .prefer = (Prefer)k->prefer, .private_part = k->rank ? PRIVATE_LORA : PRIVATE_LAYERS};
-    if (option_given(options, "--private") && k->private == PRIVATE_LORA && !k->rank) return fail(FAIL_USE, "--private lora of a shape needs --rank");
+    PlanOptions o = {.context = k->context ? (uint32_t)k->context : 128,
+                     .prefer = (Prefer)k->prefer,
+                     .private_part = k->rank ? PRIVATE_LORA : PRIVATE_LAYERS};
+    if (option_given(options, "--private") && k->private == PRIVATE_LORA && !k->rank)
+        return fail(FAIL_USE, "--private lora of a shape needs --rank");
     if (option_given(options, "--private") && k->private == PRIVATE_LAYERS) o.private_part = PRIVATE_LAYERS;
     if (o.context > c->context) return fail(FAIL_USE, "--context %u is more than the %u of %s", o.context, c->context, k->shape);
     if (option_given(options, "--frozen")) GUARD(frozen_count(&o.frozen, k->frozen, c->layers));
@@ -162,7 +168,8 @@ static Result folder_plan(Plan *out, ModelConfig *c, const PlanArgs *k)
     GUARD(plan_settle(&path, &k->wish));
     GUARD(plan_load(out, path));
     GUARD(fail_in(plan_check(out, c), "%s", path));
-    if (k->context > out->context) return fail(FAIL_USE, "--context %llu is more than the %u of the plan", (unsigned long long)k->context, out->context);
+    if (k->context > out->context)
+        return fail(FAIL_USE, "--context %llu is more than the %u of the plan", (unsigned long long)k->context, out->context);
     if (k->context) out->context = (uint32_t)k->context;
     return OK;
 }
@@ -174,7 +181,7 @@ Result plan_command(int argc, char **argv)
         OPTION("--shape", OPT_TEXT, &k.shape),
         OPTION("--model", OPT_TEXT, &k.model),
         OPTION("--adapter", OPT_TEXT, &k.adapter),
-        OPTION("--setting", OPT_CHOICE, &k.setting, .required = true, .choices = (const char *const[]){"plain", "clear", "dealer", "3pc", "2pc", NULL}),
+        OPTION("--setting", OPT_CHOICE, &k.setting, .required = true, .choices = setting_choices),
         OPTION("--prefer", OPT_CHOICE, &k.prefer, .choices = prefer_names),
         OPTION("--private", OPT_CHOICE, &k.private, .choices = private_names),
         OPTION("--frozen", OPT_REAL, &k.frozen, .max = 1e6),
@@ -191,11 +198,12 @@ Result plan_command(int argc, char **argv)
     ModelConfig c;
     GUARD(setting_choose(&setting, k.setting));
     GUARD(net_parse(&f.net, k.net));
-    if (setting != SETTING_DEALER && setting != SETTING_3PC) return fail(FAIL_USE, "setting '%s' costs no communication: 'dealer' and '3pc' do", setting_names[setting]);
+    if (setting != SETTING_DEALER && setting != SETTING_3PC)
+        return fail(FAIL_USE, "setting '%s' costs no communication: 'dealer' and '3pc' do", setting_names[setting]);
     if (!k.shape == !k.model) return fail(FAIL_USE, "one of --shape and --model must be given");
     if (k.merge != 1) return fail(FAIL_USE, "--merge %llu: merged heads are not available yet", (unsigned long long)k.merge);
-    k.wish = (PlanWish){k.model, k.adapter, NULL, option_given(options, "--frozen") ? k.frozen : -1, option_given(options, "--private") ? (int)k.private : -1,
-                        option_given(options, "--prefer") ? (int)k.prefer : -1, k.context, 1};
+    k.wish = (PlanWish){.model = k.model, .adapter = k.adapter, .positions = k.context};
+    wish_read(&k.wish, options, k.frozen, k.private, k.prefer);
     threads_start(1);
     Result r = k.shape ? shape_plan(&p, &c, &k, options) : folder_plan(&p, &c, &k);
     if (!failed(r)) r = forecast_make(&f, &p, &c, setting);

@@ -64,7 +64,8 @@ static Result prompt_read(Run *run)
     }
     if (run->prompt_len == 0) return fail(FAIL_USE, "%s: the prompt is empty", name);
     size_t bad = utf8_invalid_at((const uint8_t *)run->prompt, run->prompt_len);
-    if (bad < run->prompt_len) return fail(FAIL_USE, "%s: the prompt is not UTF-8: byte %zu is 0x%02x", name, bad, (uint8_t)run->prompt[bad]);
+    if (bad < run->prompt_len)
+        return fail(FAIL_USE, "%s: the prompt is not UTF-8: byte %zu is 0x%02x", name, bad, (uint8_t)run->prompt[bad]);
     return OK;
 }
 
@@ -149,8 +150,15 @@ static Result run_generate(Run *run, Generated *g)
 {
     const RunArgs *k = run->k;
     GUARD(run_open(run));
-    Generation want = {.prompt = run->prompt, .prompt_len = run->prompt_len, .max_tokens = (uint32_t)k->max_tokens, .temperature = (float)k->temperature,
-                       .top_p = (float)k->top_p, .seed = k->seed, .token = k->json ? NULL : on_token, .logits = k->logits ? on_logits : NULL, .ctx = run};
+    Generation want = {.prompt = run->prompt,
+                       .prompt_len = run->prompt_len,
+                       .max_tokens = (uint32_t)k->max_tokens,
+                       .temperature = (float)k->temperature,
+                       .top_p = (float)k->top_p,
+                       .seed = k->seed,
+                       .token = k->json ? NULL : on_token,
+                       .logits = k->logits ? on_logits : NULL,
+                       .ctx = run};
     GUARD(generate(g, &run->bundle, run->parties.setting, run->parties.client, &want, &run->arena));
     g->receipt.setup.seconds += run->parties.setup_seconds;
     return OK;
@@ -167,16 +175,14 @@ static Result run_finish(Run *run, const Generated *g)
     return OK;
 }
 
-static Result run_all(const RunArgs *k, Option *options)
+static Result run_all(const RunArgs *k, const Option *options)
 {
     Run run = {.k = k};
     Generated g = {0};
     arena_init(&run.arena, false);
-    unsigned threads = (unsigned)k->threads;
-    bool several = k->setting == SETTING_DEALER || k->setting == SETTING_3PC;
-    if (!threads && several) threads = (unsigned)(sysconf(_SC_NPROCESSORS_ONLN) > 2 ? sysconf(_SC_NPROCESSORS_ONLN) / 2 : 1);
-    run.wish = (PlanWish){k->model, k->adapter, k->plan, option_given(options, "--frozen") ? k->frozen : -1, option_given(options, "--private") ? (int)k->private : -1,
-                          option_given(options, "--prefer") ? (int)k->prefer : -1, 0, threads};
+    unsigned threads = party_threads(k->threads, (Setting)k->setting);
+    run.wish = (PlanWish){.model = k->model, .adapter = k->adapter, .plan = k->plan};
+    wish_read(&run.wish, options, k->frozen, k->private, k->prefer);
     run.parties = (Parties){.model = k->model, .adapter = k->adapter, .threads = threads};
     Result r = setting_choose(&run.parties.setting, k->setting);
     if (!failed(r)) r = prompt_read(&run);
@@ -199,7 +205,7 @@ Result run_command(int argc, char **argv)
     Option options[] = {
         OPTION("--model", OPT_TEXT, &k.model, .required = true),
         OPTION("--adapter", OPT_TEXT, &k.adapter),
-        OPTION("--setting", OPT_CHOICE, &k.setting, .required = true, .choices = (const char *const[]){"plain", "clear", "dealer", "3pc", "2pc", NULL}),
+        OPTION("--setting", OPT_CHOICE, &k.setting, .required = true, .choices = setting_choices),
         OPTION("--prompt", OPT_TEXT, &k.prompt),
         OPTION("--prompt-file", OPT_TEXT, &k.prompt_file),
         OPTION("--max-tokens", OPT_UINT, &k.max_tokens, .min = 1, .max = 1 << 20),
