@@ -97,8 +97,8 @@ TEST(tape_destroys_old_keys)
     uint8_t a[1][KEY_BYTES];
     CHECK_OK(tape_create(path, id, "client", seed, 10));
     CHECK(file_contains(path, seed));
-    CHECK(link(path, old) == 0);                                       // holds on to the old file's blocks
     CHECK_OK(tape_open(&t, path));
+    CHECK(link(path, old) == 0);                                       // holds on to the old file's blocks
     CHECK_OK(tape_reserve(t, 0, 1, a));
     CHECK(!file_contains(path, seed) && !file_contains(path, a[0]));
     CHECK(!file_contains(old, seed));
@@ -327,7 +327,7 @@ TEST(tape_times)                // not a check: shown when MARILL_RATES is set
 TEST(a_second_name_of_a_tape_is_refused)
 {
     static const uint8_t id[16] = {7}, seed[KEY_BYTES] = {8};
-    char path[512], alias[512];
+    char path[512], alias[600];
     Tape *t;
     snprintf(path, sizeof path, "%s/tape", test_folder());
     snprintf(alias, sizeof alias, "%s.alias", path);
