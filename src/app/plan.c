@@ -2,8 +2,8 @@
  *
  *     seconds = exchanges * RTT / 2 + bytes of the slowest direction / bandwidth + multiplications / rate
  *
- * The rate is that of products of 16-bit weights with one row of shares on this machine, measured for some milliseconds;
- * what the moves cost besides is not in it, so the time is a lower bound of the right size. */
+ * The rate is that of products of 16-bit weights with one row of shares (a token) or with 32 (a prompt), measured on this
+ * machine for some milliseconds; what the moves cost besides is not in it. */
 #include "app/app.h"
 
 #include <stdlib.h>
@@ -38,7 +38,7 @@ typedef struct PlanArgs {
     PlanWish wish;
 } PlanArgs;
 
-typedef struct Forecast { Cost prefill, decode; size_t prompt, past; double rate, work; Net net; } Forecast;
+typedef struct Forecast { Cost prefill, decode; size_t prompt, past; double rate[2], work; Net net; } Forecast;
 
 static Result net_parse(Net *out, const char *text)
 {
@@ -53,16 +53,16 @@ static Result net_parse(Net *out, const char *text)
     return OK;
 }
 
-/* Multiplications a second of one row of shares with 16-bit weights that do not fit the caches. */
-static double rate_measure(void)
+/* Multiplications a second of rows of shares with 16-bit weights, on the threads of one party. */
+static double rate_measure(size_t rows)
 {
     enum { SIDE = 2048 };
     int16_t *w = calloc((size_t)SIDE * SIDE, sizeof *w);
-    uint64_t *x = calloc(SIDE, sizeof *x), *y = calloc(SIDE, sizeof *y);
+    uint64_t *x = calloc(rows * SIDE, sizeof *x), *y = calloc(rows * SIDE, sizeof *y);
     if (!w || !x || !y) bug("out of memory");
-    ring_linear_i16(y, x, w, 1, SIDE, SIDE);
+    ring_linear_i16(y, x, w, rows, SIDE, SIDE);
     double start = clock_seconds(), n = 0;
-    while (clock_seconds() - start < 0.05) ring_linear_i16(y, x, w, 1, SIDE, SIDE), n++;
+    while (clock_seconds() - start < 0.05) ring_linear_i16(y, x, w, rows, SIDE, SIDE), n += (double)rows;
     double rate = n * SIDE * SIDE / (clock_seconds() - start);
     free(w), free(x), free(y);
     return rate;
@@ -79,7 +79,7 @@ static double forecast_seconds(const Forecast *f, const Cost *c, double rows)
 {
     const LinkBytes *b = &c->bytes;
     uint64_t worst = most_of((const uint64_t[]){b->client_to_server, b->server_to_client, b->third_to_server, b->server_to_third}, 4);
-    return (double)c->exchanges * f->net.rtt / 2 + (double)worst / f->net.bandwidth + rows * f->work / f->rate;
+    return (double)c->exchanges * f->net.rtt / 2 + (double)worst / f->net.bandwidth + rows * f->work / f->rate[rows > 1];
 }
 
 static Result forecast_make(Forecast *f, const Plan *p, const ModelConfig *c, Setting setting)
@@ -91,7 +91,7 @@ static Result forecast_make(Forecast *f, const Plan *p, const ModelConfig *c, Se
     if (setting == SETTING_DEALER) f->prefill.bytes.third_to_server = f->decode.bytes.third_to_server = 0;      // they lie in the pool
     f->work = (double)c->vocab * c->width;
     for (MatrixKind m = 0; m < MAT_COUNT; m++) f->work += (double)p->layers * matrix_rows(c, m) * matrix_cols(c, m);
-    f->rate = rate_measure();
+    f->rate[0] = rate_measure(1), f->rate[1] = rate_measure(32);
     return OK;
 }
 
@@ -120,7 +120,7 @@ static void forecast_print(const Forecast *f, const Plan *p, const ModelConfig *
         json_put(o, "setup_bytes", json_of_uint(plan_setup_bytes(p, c)));
         json_put(net, "rtt_seconds", json_of_real(f->net.rtt));
         json_put(net, "bytes_per_second", json_of_real(f->net.bandwidth));
-        json_put(net, "multiplications_per_second", json_of_real(f->rate));
+        json_put(net, "multiplications_per_second", json_of_real(f->rate[0]));
         json_put(o, "assumed", net);
         print_json(o);
         return;
@@ -135,7 +135,7 @@ static void forecast_print(const Forecast *f, const Plan *p, const ModelConfig *
     printf("%-20s %12s %14s\n", "client > provider", bytes_text(text[0], a->client_to_server), bytes_text(text[1], b->client_to_server));
     printf("%-20s %12s %14s\n", "provider > client", bytes_text(text[0], a->server_to_client), bytes_text(text[1], b->server_to_client));
     printf("%-20s %12s %14s\n", "third > provider", bytes_text(text[0], a->third_to_server), bytes_text(text[1], b->third_to_server));
-    printf("%-20s %10.3f s %12.3f s\n", "at least", forecast_seconds(f, &f->prefill, (double)f->prompt),
+    printf("%-20s %10.3f s %12.3f s\n", "about", forecast_seconds(f, &f->prefill, (double)f->prompt),
            forecast_seconds(f, &f->decode, 1));
 }
 
@@ -204,7 +204,7 @@ Result plan_command(int argc, char **argv)
     if (k.merge != 1) return fail(FAIL_USE, "--merge %llu: merged heads are not available yet", (unsigned long long)k.merge);
     k.wish = (PlanWish){.model = k.model, .adapter = k.adapter, .positions = k.context};
     wish_read(&k.wish, options, k.frozen, k.private, k.prefer);
-    threads_start(1);
+    threads_start(party_threads(0, setting));
     Result r = k.shape ? shape_plan(&p, &c, &k, options) : folder_plan(&p, &c, &k);
     if (!failed(r)) r = forecast_make(&f, &p, &c, setting);
     if (!failed(r)) forecast_print(&f, &p, &c, &k);
