@@ -18,7 +18,7 @@ const char serve_usage[] =
     "  --pool FILE --tape FILE      dealer: the pool that the third wrote, and our tape of it\n"
     "  --once                       end after one session\n"
     "  --make-pool N --name HEX     make a pool of N positions with the third and one client, keep --tape FILE, and end;\n"
-    "                               32 random hex digits that both call it by, never used before\n"
+    "                               32 hex digits that both call it by\n"
     "  --threads N                  (one a core)\n";
 const char third_usage[] =
     "--key FILE --client HEX... --provider HEX... [options]\n"

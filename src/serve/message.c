@@ -360,6 +360,7 @@ void pool_about_write(Buffer *out, const PoolAbout *a)
     buffer_text(out, pool_magic);
     put_version(out);
     buffer_u64(out, a->positions);
+    buffer_append(out, a->nonce, sizeof a->nonce);
     buffer_append(out, a->name, sizeof a->name);
     buffer_append(out, a->client, sizeof a->client);
     buffer_append(out, a->provider, sizeof a->provider);
@@ -381,6 +382,7 @@ Result pool_about(PoolAbout *a, const uint8_t *header, size_t len)
     if (memcmp(magic, pool_magic, magic_len) != 0) return fail(FAIL_DATA, "pool header: not one of Marill");
     GUARD(take_version(&c));
     GUARD(cursor_u64(&c, &a->positions));
+    GUARD(take_bytes(&c, a->nonce, sizeof a->nonce));
     GUARD(take_bytes(&c, a->name, sizeof a->name));
     GUARD(take_bytes(&c, a->client, sizeof a->client));
     GUARD(take_bytes(&c, a->provider, sizeof a->provider));

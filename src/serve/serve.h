@@ -79,6 +79,7 @@ CHECKED Result client_pool(const Bundle *b, const Identity *me, const Address *t
 /* What the header of a pool says (pool_header of crypto.h). */
 typedef struct PoolAbout {
     uint64_t positions;
+    uint8_t nonce[16];                         // of the third: no two pools are alike, whatever they are called
     uint8_t name[16], client[32], provider[32], third[32];    // public keys
     uint8_t config[HASH_BYTES], plan[HASH_BYTES], public_model[HASH_BYTES], commitment[HASH_BYTES];
 } PoolAbout;

@@ -138,6 +138,7 @@ static void deal_about(const Deal *d, Buffer *header)
 {
     const ThirdHello *h = &d->provider->hello;
     PoolAbout a = {.positions = h->positions};
+    random_bytes(a.nonce, sizeof a.nonce);
     memcpy(a.name, h->session, sizeof a.name);
     memcpy(a.client, d->client->key, 32);
     memcpy(a.provider, d->provider->key, 32);
