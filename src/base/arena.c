@@ -99,6 +99,7 @@ char *arena_string(Arena *a, const char *text)
 
 char *arena_format(Arena *a, const char *format, ...)
 {
+    ASSERT(format);
     va_list args, again;
     va_start(args, format);
     va_copy(again, args);

@@ -69,6 +69,7 @@ void buffer_text(Buffer *b, const char *text)
 
 void buffer_format(Buffer *b, const char *format, ...)
 {
+    ASSERT(format);
     va_list args, again;
     va_start(args, format);
     va_copy(again, args);
