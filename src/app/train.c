@@ -31,6 +31,7 @@ static Result recipe_command(int argc, char **argv, Result (*work)(const char *r
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
     o.threads = (unsigned)threads;
+    threads_start((unsigned)threads);          // the recipe's number of shares may be another
     return work(recipe, &o);
 }
 
