@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { WIDE = 512, PART_WORK = 1 << 19 };      // multiply-adds that are worth waking a thread for
+enum { WIDE = 512, PART_WORK = 1 << 20 };      // multiply-adds that are worth waking a thread for
 
 /* out[r * ldo] += a row r . b, for `rows` rows. Four rows at once, because b is then loaded once for the four. */
 static void dots_add(uint64_t *out, size_t ldo, const uint64_t *a, size_t lda, size_t rows, const uint64_t *b, size_t k)

@@ -40,16 +40,14 @@ AVX512_INLINE void tile_store(uint64_t *out, size_t ldo, const uint64_t *sum, in
 
 // ---- small weights ---------------------------------------------------------------------------------------------------
 
-/* The limbs of `len` words of x, 8 / bytes words a vector; the last vector is filled with zeros. */
-AVX512 static void limbs_make(__m512i *limbs, const uint64_t *x, size_t len, unsigned bytes)
+/* The limbs of `len` words of x, 8 / bytes words a vector; the last vector is filled with zeros. Lane l of 64 bits takes
+ * byte l of each word; 16-bit words have a zero byte above. */
+AVX512_INLINE void limbs_make(__m512i *limbs, const uint64_t *x, size_t len, unsigned bytes)
 {
-    uint8_t from[64];
-    for (unsigned i = 0; i < 64; i++) {
-        unsigned lane = i / 4, byte = i % 4, word = bytes == 1 ? lane % 2 * 4 + byte : lane % 2 * 2 + byte / 2;
-        from[i] = (uint8_t)(word * 8 + lane / 2);
-    }
-    __m512i index = _mm512_loadu_si512(from);
-    __mmask64 used = bytes == 1 ? ~UINT64_C(0) : 0x5555555555555555;                   // 16-bit words have a zero byte above
+    __m512i index = _mm512_set_epi64(0x0707070707070707, 0x0606060606060606, 0x0505050505050505, 0x0404040404040404,
+                                     0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+    index = _mm512_add_epi64(index, _mm512_set1_epi64(bytes == 1 ? 0x3830282018100800 : 0x1818101008080000));
+    __mmask64 used = bytes == 1 ? ~UINT64_C(0) : 0x5555555555555555;
     size_t step = 8 / bytes;
     for (size_t i = 0; i < len; i += step) {
         __mmask8 m = lanes(len - i < step ? len - i : step);
@@ -118,8 +116,8 @@ AVX512_INLINE void linear_bytes(const Linear *p, size_t begin, size_t end, unsig
             else linear_rows(p, begin, end, at, row, x, bytes, 1, 8);
         }
     }
-    size_t used = (p->rows < ROWS ? p->rows : ROWS) * (STRETCH / 8) * bytes;
-    wipe(x, used * sizeof *x);                 // shares
+    size_t stretch = p->k < STRETCH ? p->k : STRETCH, used = (stretch * bytes + 7) / 8;
+    for (size_t r = 0; r < ROWS && r < p->rows; r++) wipe(x + r * (STRETCH / 8) * bytes, used * sizeof *x);       // shares
 }
 
 AVX512 void avx512_linear(const Linear *p, size_t begin, size_t end)

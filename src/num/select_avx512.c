@@ -16,11 +16,11 @@ AVX512_INLINE uint64_t bits_next(const uint8_t *bits, size_t left)
 /* 64 bytes at `at` of a row of `size` bytes; zeros beyond its end. */
 AVX512_INLINE __m512i row_load(const uint8_t *row, size_t at, size_t size)
 {
-    if (at + 64 <= size) return _mm512_loadu_si512(row + at);
-    return at < size ? _mm512_maskz_loadu_epi8(bytes64(size - at), row + at) : _mm512_setzero_si512();
+    size_t left = at < size ? size - at : 0;
+    return _mm512_maskz_loadu_epi8(bytes64(left), left ? row + at : row);
 }
 
-AVX512_INLINE uint64_t select1(const uint8_t *row, const uint8_t *bits, size_t cells)
+AVX512 static uint64_t select1(const uint8_t *row, const uint8_t *bits, size_t cells)
 {
     __m512i sum = _mm512_setzero_si512();
     for (size_t c = 0; c < cells; c += 64) {
@@ -31,7 +31,7 @@ AVX512_INLINE uint64_t select1(const uint8_t *row, const uint8_t *bits, size_t c
 }
 
 /* Low and high bytes are added up apart, in 32-bit lanes, which do not overflow below 2^28 cells. */
-AVX512_INLINE uint64_t select2(const uint8_t *row, const uint8_t *bits, size_t cells)
+AVX512 static uint64_t select2(const uint8_t *row, const uint8_t *bits, size_t cells)
 {
     __m512i low = _mm512_setzero_si512(), high = low, low_bytes = _mm512_set1_epi16(1), high_bytes = _mm512_set1_epi16(256);
     for (size_t c = 0; c < cells; c += 64) {
@@ -48,7 +48,7 @@ AVX512_INLINE uint64_t select2(const uint8_t *row, const uint8_t *bits, size_t c
     return sum64(_mm512_add_epi64(low, _mm512_slli_epi64(high, 8)));
 }
 
-AVX512_INLINE uint64_t select4(const uint8_t *row, const uint8_t *bits, size_t cells)
+AVX512 static uint64_t select4(const uint8_t *row, const uint8_t *bits, size_t cells)
 {
     __m512i even = _mm512_setzero_si512(), odd = even, mask = _mm512_set1_epi64(0xFFFFFFFF);
     for (size_t c = 0; c < cells; c += 64) {
@@ -62,7 +62,7 @@ AVX512_INLINE uint64_t select4(const uint8_t *row, const uint8_t *bits, size_t c
     return sum64(_mm512_add_epi64(even, odd));
 }
 
-AVX512_INLINE uint64_t select8(const uint8_t *row, const uint8_t *bits, size_t cells)
+AVX512 static uint64_t select8(const uint8_t *row, const uint8_t *bits, size_t cells)
 {
     __m512i sum = _mm512_setzero_si512();
     for (size_t c = 0; c < cells; c += 64) {
