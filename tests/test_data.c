@@ -1,6 +1,7 @@
 /* test_data.c - the split by component, held-out texts, templates, noise, shuffles; vocabularies that encode what they saw. */
 #include "test.h"
 #include "model/data.h"
+#include "model/recipe.h"
 
 static Arena arena;
 
@@ -231,6 +232,72 @@ TEST(vocabulary_is_refused_where_it_cannot_be)
     CHECK_FAILS(tokenizer_train(text, strlen(text), 2000, path), "too large");
     CHECK_FAILS(tokenizer_train("a\xFFz", 3, 300, path), "byte 1");
     CHECK_FAILS(tokenizer_train("", 0, 300, path), "too large");
+}
+
+// ---- the embedded model ----------------------------------------------------------------------------------------------
+
+TEST(embedded_vocabulary_can_be_made_again)
+{
+    (void)test_data("tasks/tatoeba_eng_deu.txt");
+    Recipe r;
+    Buffer text = {0}, made = {0}, kept = {0};
+    const char *path = write_text("tokenizer.model", "");
+    CHECK_OK(recipe_read(&r, SOURCE_DIR "/recipes/base.yaml", RECIPE_TRAIN));
+    CHECK_OK(data_text(&text, r.sources, r.source_count, r.seed));
+    CHECK_OK(tokenizer_train((char *)text.data, text.len, 2048, path));
+    CHECK_OK(file_read(&made, path, 1 << 20));
+    CHECK_OK(file_read(&kept, SOURCE_DIR "/models/base/tokenizer.model", 1 << 20));
+    CHECK(made.len == kept.len && !memcmp(made.data, kept.data, made.len));
+    recipe_free(&r);
+}
+
+/* The greedy answer to a prompt and a newline. */
+static const char *translate(const Tokenizer *t, PlainState *s, float *logits, uint32_t vocab, const char *prompt)
+{
+    const char *text = arena_format(&arena, "%s\n", prompt);
+    int32_t *ids;
+    size_t count = 0, rows;
+    CHECK_OK(tokenizer_encode(t, text, strlen(text), &ids, &count, &arena));
+    int32_t *in = arena_new(&arena, int32_t, count + 1), previous = ids[count - 1], next;
+    in[0] = tokenizer_bos(t);
+    memcpy(in + 1, ids, count * sizeof *ids);
+    plain_truncate(s, 0);
+    CHECK_OK(plain_forward(s, logits, in, rows = count + 1));
+    Sampler sampler;
+    sampler_init(&sampler, 0, 1, 1);
+    Buffer out = {0};
+    for (int i = 0; i < 48; i++, rows = 1, previous = next) {
+        next = sampler_pick(&sampler, logits + (rows - 1) * vocab, vocab);
+        if (next == tokenizer_eos(t)) break;
+        CHECK_OK(tokenizer_decode(t, previous, next, &out));
+        CHECK_OK(plain_forward(s, logits, &next, 1));
+    }
+    buffer_u8(&out, 0);
+    return (const char *)out.data;
+}
+
+TEST(embedded_adapter_translates_what_it_never_saw)
+{
+    Model m;
+    Adapter adapter;
+    Tokenizer *t;
+    TestPair *p;
+    size_t count = 0, used = 0;
+    CHECK_OK(model_load(&m, SOURCE_DIR "/models/base"));
+    CHECK_OK(adapter_load(&adapter, SOURCE_DIR "/models/translate", &m.config));
+    CHECK_OK(tokenizer_load(&t, SOURCE_DIR "/models/base/tokenizer.model"));
+    CHECK_OK(data_pairs(&p, &count, test_data("tasks/tatoeba_eng_deu.txt"), PART_TEST, &arena));
+    PlainState *base = plain_new(&m, NULL, m.config.context, &arena), *tuned = plain_new(&m, &adapter, m.config.context, &arena);
+    float *logits = arena_new(&arena, float, (size_t)m.config.context * m.config.vocab);
+    const char *before[200], *after[200];
+    for (size_t i = 0; i < count && used < 200; i += count / 200, used++) {
+        before[used] = translate(t, base, logits, m.config.vocab, p[i].prompt);
+        after[used] = translate(t, tuned, logits, m.config.vocab, p[i].prompt);
+        p[used] = p[i];
+    }
+    double chrf = score_chrf(after, p, used);
+    printf("    %zu held-out sentences: chrF %.1f, exact %.1f %%; the base alone %.1f\n", used, chrf, score_exact(after, p, used), score_chrf(before, p, used));
+    CHECK(chrf > 45 && chrf > 2 * score_chrf(before, p, used));
 }
 
 int main(int argc, char **argv)
