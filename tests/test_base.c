@@ -163,7 +163,8 @@ static void buffer_round_trip(bool secret)
     buffer_text(&b, "word");
     buffer_text(&b, "");
     buffer_format(&b, "%05d", 42);
-    static const uint8_t head[] = {0xAB, 4, 3, 2, 1, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 4, 0, 0, 0, 'w', 'o', 'r', 'd', 0, 0, 0, 0};
+    static const uint8_t head[] = {0xAB, 4, 3, 2, 1,
+        0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 4, 0, 0, 0, 'w', 'o', 'r', 'd', 0, 0, 0, 0};
     CHECK_EQUAL(sizeof head + 5, b.len);
     CHECK(!memcmp(b.data, head, sizeof head) && !memcmp(b.data + sizeof head, "00042", 5));
 

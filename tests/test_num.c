@@ -102,7 +102,8 @@ static void shift_check(void)
             ring_shift(c, c, 64, n, k, true);
             ring_shift(s, s, 64, n, k, false);
             for (int i = 0; i < 64; i++) {
-                uint64_t v = ring_low(x[i], n), sum = ring_low(c[i] + s[i], n - k), down = ring_low(v >> k, n - k), up = ring_low(down + 1, n - k);
+                uint64_t v = ring_low(x[i], n), sum = ring_low(c[i] + s[i], n - k);
+                uint64_t down = ring_low(v >> k, n - k), up = ring_low(down + 1, n - k);
                 CHECK(sum == down || sum == up);
                 if (ring_low(v, k) == 0 || k == 0) CHECK(sum == down);
             }

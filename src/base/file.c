@@ -105,7 +105,8 @@ static Result folder_sync(const char *path)
 Result file_write(const char *path, const void *data, size_t len, unsigned mode)
 {
     char temporary[PATH_MAX];
-    if (snprintf(temporary, sizeof temporary, "%s.XXXXXX", path) >= (int)sizeof temporary) return fail(FAIL_SYSTEM, "%s: too long a path", path);
+    if (snprintf(temporary, sizeof temporary, "%s.XXXXXX", path) >= (int)sizeof temporary)
+        return fail(FAIL_SYSTEM, "%s: too long a path", path);
     int fd = mkostemp(temporary, O_CLOEXEC);
     if (fd < 0) return fail_errno("write", path);
     Result r = write_all(fd, path, data, len);

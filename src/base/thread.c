@@ -29,7 +29,8 @@ static struct {
     Job *job;                                  // NULL once its parts are all taken
     uint64_t jobs;                             // so far: a worker enters each at most once
     unsigned inside;                           // workers that have entered the job
-} pool = {.user = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
+} pool = {.user = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER,
+          .work = PTHREAD_COND_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
 static unsigned thread_count = 1;
 static bool pool_started;                      // in this process
 static _Thread_local bool in_job;

@@ -85,7 +85,8 @@ static void matmul_part(void *p, size_t begin, size_t end)
     num_kernel->matmul(p, begin, end);
 }
 
-void ring_matmul(uint64_t *out, size_t ldo, const uint64_t *a, size_t lda, const uint64_t *b, size_t ldb, size_t rows, size_t n, size_t k, bool accumulate)
+void ring_matmul(uint64_t *out, size_t ldo, const uint64_t *a, size_t lda, const uint64_t *b, size_t ldb, size_t rows, size_t n, size_t k,
+                 bool accumulate)
 {
     Matmul p = {out, a, b, ldo, lda, ldb, rows, n, k, accumulate};
     parallel_for(n, part_grain(rows * k), matmul_part, &p);

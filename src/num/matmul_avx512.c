@@ -89,7 +89,8 @@ AVX512_INLINE void linear_tile(uint64_t *sum, const __m512i *x, const uint8_t *c
 }
 
 /* One stretch of k, from word `at`, for `rows` rows of x from `row` on, whose limbs are given. */
-AVX512_INLINE void linear_rows(const Linear *p, size_t begin, size_t end, size_t at, size_t row, const __m512i *x, unsigned bytes, int rows, int columns)
+AVX512_INLINE void linear_rows(const Linear *p, size_t begin, size_t end, size_t at, size_t row, const __m512i *x,
+                               unsigned bytes, int rows, int columns)
 {
     size_t len = p->k - at < STRETCH ? p->k - at : STRETCH;
     uint64_t sum[16 + 8];                      // tile_store may load past a row of four
@@ -145,7 +146,8 @@ AVX512_INLINE void matmul_rows(const Matmul *p, size_t begin, size_t end, size_t
             UNROLL for (int r = 0; r < rows; r++) x[r] = _mm512_maskz_loadu_epi64(m, a + (size_t)r * p->lda + i);
             UNROLL for (int c = 0; c < columns; c++) {
                 __m512i y = _mm512_maskz_loadu_epi64(m, b[c] + i);
-                UNROLL for (int r = 0; r < rows; r++) acc[r * columns + c] = _mm512_add_epi64(acc[r * columns + c], _mm512_mullo_epi64(x[r], y));
+                UNROLL for (int r = 0; r < rows; r++)
+                    acc[r * columns + c] = _mm512_add_epi64(acc[r * columns + c], _mm512_mullo_epi64(x[r], y));
             }
         }
         UNROLL for (int i = 0; i < rows * columns; i += 8) _mm512_storeu_si512(sum + i, sums8(acc + i));

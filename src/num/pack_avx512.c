@@ -105,7 +105,8 @@ AVX512 static void unpack_small(uint64_t *x, const uint8_t *in, size_t len, unsi
         v = _mm512_and_si512(_mm512_multishift_epi64_epi8(shift, v), low);
         UNROLL for (size_t g = 0; g < 8; g++) {
             if (i + 8 * g >= len) return;
-            __m512i words = _mm512_maskz_permutexvar_epi8(0x0101010101010101, _mm512_add_epi64(lane, _mm512_set1_epi64((long long)(8 * g))), v);
+            __m512i index = _mm512_add_epi64(lane, _mm512_set1_epi64((long long)(8 * g)));
+            __m512i words = _mm512_maskz_permutexvar_epi8(0x0101010101010101, index, v);
             _mm512_mask_storeu_epi64(x + i + 8 * g, lanes(len - i - 8 * g), words);
         }
         in += 8 * n, left -= left < 8 * n ? left : 8 * n;

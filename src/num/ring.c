@@ -5,8 +5,8 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the packed form is read and written as words of the machine");
 
-#define TABLE(kernel) {#kernel, kernel##_add, kernel##_sub, kernel##_mul, kernel##_mul_add, kernel##_shift, kernel##_pack, kernel##_unpack, \
-    kernel##_linear, kernel##_matmul, kernel##_vecmat_add, kernel##_dot, kernel##_select, kernel##_popcount}
+#define TABLE(kernel) {#kernel, kernel##_add, kernel##_sub, kernel##_mul, kernel##_mul_add, kernel##_shift, \
+    kernel##_pack, kernel##_unpack, kernel##_linear, kernel##_matmul, kernel##_vecmat_add, kernel##_dot, kernel##_select, kernel##_popcount}
 const Kernels num_portable = TABLE(portable);
 const Kernels *num_kernel = &num_portable;
 #ifdef __x86_64__
