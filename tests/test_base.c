@@ -239,18 +239,12 @@ TEST(cursor_stays_inside)
 
 // ---- files -----------------------------------------------------------------------------------------------------------
 
-static const char *folder(void)
-{
-    static const char *path;
-    return path ? path : (path = test_folder());
-}
-
 static const char *path_in(const char *name)
 {
     static char paths[4][4096];
     static int next;
     char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/%s", folder(), name);
+    snprintf(path, sizeof paths[0], "%s/%s", test_folder(), name);
     return path;
 }
 
@@ -286,8 +280,8 @@ TEST(file_failures_name_the_file)
     CHECK(!file_exists(path_in("none")));
     CHECK_FAILS(file_read(&b, path_in("none"), 10), "none: cannot open: No such file");
     CHECK_FAILS(file_map(&m, path_in("none")), "none: cannot open");
-    CHECK_FAILS(file_map(&m, folder()), "not a file");
-    CHECK_FAILS(file_read(&b, folder(), 1000000), "cannot read");
+    CHECK_FAILS(file_map(&m, test_folder()), "not a file");
+    CHECK_FAILS(file_read(&b, test_folder(), 1000000), "cannot read");
     CHECK_FAILS(file_write(path_in("no/folder"), "x", 1, 0600), "no/folder: cannot write");
     CHECK_FAILS(file_read(&b, "/dev/zero", 100000), "larger than 100000");
     buffer_free(&b);
@@ -322,7 +316,7 @@ TEST(file_write_is_atomic)
     CHECK(versions > 0);
     buffer_free(&b);
     char command[4200];
-    snprintf(command, sizeof command, "test \"$(ls -A '%s')\" = atomic", folder());
+    snprintf(command, sizeof command, "test \"$(ls -A '%s')\" = atomic", test_folder());
     CHECK_EQUAL(0, system(command));
 }
 
@@ -332,7 +326,7 @@ TEST(file_write_fails_cleanly)
     CHECK_OK(folder_make(path, 0755));
     CHECK_FAILS(file_write(path, "x", 1, 0600), "here: cannot replace");          // a folder is in the way
     char command[4200];
-    snprintf(command, sizeof command, "test \"$(ls -A '%s')\" = here", folder());
+    snprintf(command, sizeof command, "test \"$(ls -A '%s')\" = here", test_folder());
     CHECK_EQUAL(0, system(command));
 }
 

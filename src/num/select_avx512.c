@@ -76,8 +76,10 @@ AVX512 static uint64_t select8(const uint8_t *row, const uint8_t *bits, size_t c
 AVX512 uint64_t avx512_select(const void *row, unsigned bytes, const uint8_t *bits, size_t cells)
 {
     const size_t most = (size_t)1 << 27;
-    if (cells > most)
-        return avx512_select(row, bytes, bits, most) + avx512_select((const uint8_t *)row + most * bytes, bytes, bits + most / 8, cells - most);
+    if (cells > most) {
+        const uint8_t *rest = (const uint8_t *)row + most * bytes;
+        return avx512_select(row, bytes, bits, most) + avx512_select(rest, bytes, bits + most / 8, cells - most);
+    }
     if (bytes == 1) return select1(row, bits, cells);
     if (bytes == 2) return select2(row, bits, cells);
     if (bytes == 4) return select4(row, bits, cells);
