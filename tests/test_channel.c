@@ -244,7 +244,7 @@ TEST(tls_sender_hears_the_reason)
     static uint8_t out[1 << 20];
     pthread_t t = spawn(abort_later, e.b);
     Result r = OK;
-    for (int i = 0; i < 1000 && !failed(r); i++) r = channel_send(e.a, out, sizeof out);
+    for (int i = 0; i < 100000 && !failed(r); i++) r = channel_send(e.a, out, sizeof out);
     CHECK_FAILS(r, "the server ended the session: no more room");
     pthread_join(t, NULL);
     channel_close(e.a);
