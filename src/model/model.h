@@ -122,7 +122,7 @@ typedef enum {
 } Sight;
 typedef struct Watch { void (*see)(void *ctx, uint32_t layer, Sight what, const float *x, size_t len); void *ctx; } Watch;
 
-/* One conversation: cache and scratch. merge is the number of heads that share one softmax (1: a plain model). */
+/* One conversation: cache and scratch. */
 typedef struct PlainState PlainState;
 PlainState *plain_new(const Model *m, const Adapter *adapter /* may be NULL */, uint32_t context, Arena *a);
 void plain_watch(PlainState *s, const Watch *w);              // NULL: nobody watches

@@ -23,13 +23,12 @@ Cache *cache_new(Engine *e, Arena *session, size_t positions, size_t width, unsi
     return k;
 }
 
-size_t cache_len(const Cache *k) { return k->used; }
-void cache_clear(Cache *k) { k->used = 0; }
-
 static void cache_copy(uint64_t *to, const uint64_t *from, const Cache *k, size_t len)
 {
     if (to) memcpy(to + k->used * k->width, from, len * sizeof *to);
 }
+
+void cache_clear(Cache *k) { k->used = 0; }
 
 void cache_append(Engine *e, Cache *k, const Opened *o)
 {

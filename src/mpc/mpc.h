@@ -82,8 +82,6 @@ typedef struct Wire { const Layout *at; unsigned n, f; Share c, s; } Wire;
 
 /* Local and free: */
 Wire wire_add(Engine *e, Wire a, Wire b);                     // same f; ring: the smaller
-Wire wire_add_public(Engine *e, Wire a, uint64_t k);          // C adds the constant k to every word
-Wire wire_add_server(Engine *e, Wire a, const uint64_t *k);   // S adds k (columns of a row) to every row
 Wire wire_narrow(Wire a, unsigned n);                         // forget high bits
 Wire wire_shift(Engine *e, Wire a, unsigned k);               // drop k bits: ring n-k, scale f-k; C rounds up, S down
 Wire wire_to(Engine *e, Wire a, unsigned n, unsigned f);      // shift to scale f, narrow to ring n: how a product ends
@@ -108,7 +106,6 @@ Opened *wire_open(Engine *e, Wire a);
 Opened *wire_open_rows(Engine *e, Wire a, const uint8_t *row_n);
 /* A value that S alone knows becomes an opened one: n bits a word, S to C only. x at S (and CLEAR). */
 Opened *server_open(Engine *e, const Layout *at, unsigned n, unsigned f, const uint64_t *x);
-const uint64_t *opened_public(const Opened *o);               // p, as words of the ring; NULL at T and COUNT
 
 /* A *factor*: sum of public times secret-of-T. Products of factors are local, for dealt words: one word of at most n bits
  * to S for each pair of secrets and element. */
@@ -124,7 +121,6 @@ Wire opened_sumsq(Engine *e, Opened *o, unsigned n, unsigned ring);
 typedef struct Cache Cache;
 Cache *cache_new(Engine *e, Arena *session, size_t positions, size_t width, unsigned n, unsigned f);
 void cache_append(Engine *e, Cache *k, const Opened *o);      // all rows of o
-size_t cache_len(const Cache *k);
 void cache_clear(Cache *k);                    // forgets all rows
 /* The scores of every row against the cache, whose last rows are the batch's own: causal. q (rows, heads * dim); result
  * ragged, row i: (heads, len - rows + i + 1). One dealt word a score, in the ring of q. Queries of `heads` heads share
@@ -170,7 +166,6 @@ typedef struct Table Table;                    // bit-identical on every machine
 Table *table_new(const LookupSpec *s, Arena *a);
 const LookupSpec *table_spec(const Table *t);
 void table_hash(const Table *t, Hash *h);
-double table_value(const Table *t, double x);  // the exact function, of a real argument
 
 typedef struct Looked Looked;
 /* Selects at the opened index and queues the opening of the columns. Dealt: 2^(t-k) bits an element. */

@@ -77,8 +77,6 @@ Opened *server_open(Engine *e, const Layout *at, unsigned n, unsigned f, const u
     return o;
 }
 
-const uint64_t *opened_public(const Opened *o) { return o->p; }
-
 // ---- factors ---------------------------------------------------------------------------------------------------------
 
 Factor *factor_new(Engine *e, const Layout *at, unsigned f, unsigned ring)

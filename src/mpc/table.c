@@ -111,13 +111,6 @@ LANE double cell_start(const LookupSpec *s, size_t cells, size_t h, double width
     return at * width;
 }
 
-double table_value(const Table *t, double x)
-{
-    const LookupSpec *s = &t->spec;
-    double v = (x + s->offset) * s->gain;
-    return function_value(s->fn, v < s->floor ? s->floor : v > s->ceiling ? s->ceiling : v);
-}
-
 // ---- cells -----------------------------------------------------------------------------------------------------------
 
 LANE void cell_values(const Table *t, const Row *r, Function fn, size_t h, double *u0, double *u1)

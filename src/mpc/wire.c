@@ -10,26 +10,6 @@ Wire wire_add(Engine *e, Wire a, Wire b)
     return w;
 }
 
-Wire wire_add_public(Engine *e, Wire a, uint64_t k)
-{
-    if (!a.c.word) return a;
-    size_t len = layout_len(a.at);
-    Share c = {words_new(e, len)};
-    for (size_t i = 0; i < len; i++) c.word[i] = a.c.word[i] + k;
-    a.c = c;
-    return a;
-}
-
-Wire wire_add_server(Engine *e, Wire a, const uint64_t *k)
-{
-    if (!a.s.word) return a;
-    Share s = {words_new(e, layout_len(a.at))};
-    for (size_t r = 0; r < a.at->rows; r++)
-        ring_add(s.word + a.at->begin[r], a.s.word + a.at->begin[r], k, a.at->begin[r + 1] - a.at->begin[r]);
-    a.s = s;
-    return a;
-}
-
 Wire wire_narrow(Wire a, unsigned n)
 {
     if (n < a.n) a.n = n;
