@@ -198,8 +198,8 @@ static void linear_case(size_t rows, size_t n, size_t k, bool most)
     for (size_t i = 0; i < n * k; i++) w8[i] = most ? -128 : (int8_t)word(), w16[i] = most ? INT16_MIN : (int16_t)word();
     if (most) memset(x, 0xFF, rows * k * 8);
     for (int wide = 0; wide < 2; wide++) {
-        if (wide) ring_linear_i16(out, x, w16, rows, n, k);
-        else ring_linear_i8(out, x, w8, rows, n, k);
+        if (wide) ring_linear_i16(out, x, w16, rows, n, k, 64);
+        else ring_linear_i8(out, x, w8, rows, n, k, 64);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < n; j++) {
                 uint64_t sum = 0;
@@ -231,7 +231,7 @@ static void matmul_case(size_t rows, size_t n, size_t k)
     uint64_t *a = words(rows * lda), *b = words(n * ldb), *out = words(rows * ldo), *old = copy(out, rows * ldo * 8);
     for (int accumulate = 0; accumulate < 2; accumulate++) {
         memcpy(old, out, rows * ldo * 8);
-        ring_matmul(out, ldo, a, lda, b, ldb, rows, n, k, accumulate);
+        ring_matmul(out, ldo, a, lda, b, ldb, rows, n, k, 64, accumulate);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < ldo; j++) {
                 uint64_t sum = j >= n || accumulate ? old[r * ldo + j] : 0;
@@ -259,7 +259,7 @@ static void vecmat_check(void)
         for (size_t k = 0; k < 40; k += 13) {
             size_t n = LENGTHS[t], ldb = n + 3;
             uint64_t *a = words(k), *b = words(k * ldb), *out = words(n), *old = copy(out, n * 8);
-            ring_vecmat_add(out, a, b, ldb, n, k);
+            ring_vecmat_add(out, a, b, ldb, n, k, 64);
             for (size_t j = 0; j < n; j++) {
                 for (size_t i = 0; i < k; i++) old[j] += a[i] * b[i * ldb + j];
                 CHECK(old[j] == out[j]);

@@ -60,9 +60,9 @@ static double rate_measure(size_t rows)
     int16_t *w = calloc((size_t)SIDE * SIDE, sizeof *w);
     uint64_t *x = calloc(rows * SIDE, sizeof *x), *y = calloc(rows * SIDE, sizeof *y);
     if (!w || !x || !y) bug("out of memory");
-    ring_linear_i16(y, x, w, rows, SIDE, SIDE);
+    ring_linear_i16(y, x, w, rows, SIDE, SIDE, 64);
     double start = clock_seconds(), n = 0;
-    while (clock_seconds() - start < 0.05) ring_linear_i16(y, x, w, rows, SIDE, SIDE), n += (double)rows;
+    while (clock_seconds() - start < 0.05) ring_linear_i16(y, x, w, rows, SIDE, SIDE, 64), n += (double)rows;
     double rate = n * SIDE * SIDE / (clock_seconds() - start);
     free(w), free(x), free(y);
     return rate;

@@ -150,7 +150,7 @@ static const Layout *head_layout(SecureNet *s, size_t rows, size_t columns, bool
     return layout_ragged(s->e, each);
 }
 
-typedef struct Picked { const Layout *at; const PublicMatrix *head; } Picked;
+typedef struct Picked { const Layout *at; const PublicMatrix *head; unsigned bits; } Picked;
 
 static void pick_row(const void *ctx, size_t row, uint64_t *out, const uint64_t *in)
 {
@@ -161,7 +161,7 @@ static void pick_row(const void *ctx, size_t row, uint64_t *out, const uint64_t 
 static void head_row(const void *ctx, size_t row, uint64_t *out, const uint64_t *in)
 {
     const Picked *p = ctx;
-    if (p->at->begin[row + 1] > p->at->begin[row]) ring_linear_i16(out, in, p->head->w, 1, p->head->outputs, p->head->inputs);
+    if (p->at->begin[row + 1] > p->at->begin[row]) ring_linear_i16(out, in, p->head->w, 1, p->head->outputs, p->head->inputs, p->bits);
 }
 
 /* Final norm, head, and the reveal of logits to C: 5 exchanges. */
@@ -176,7 +176,7 @@ static CHECKED Result head_forward(SecureNet *s, Wire x, size_t rows, float *log
     GUARD(norm_fused(s, &normed, x, head_layout(s, rows, 1, last_only), p->final_residual, s->final_norm, p->final_sum,
                      (unsigned)final_times(p)));
     normed = wire_to(e, normed, p->final.n, p->final.f);
-    Wire l = last_only ? wire_map(e, normed, out, p->head_f, head_row, &(Picked){out, &s->head}) : wire_linear(e, normed, &s->head);
+    Wire l = last_only ? wire_map(e, normed, out, p->head_f, head_row, &(Picked){out, &s->head, normed.n}) : wire_linear(e, normed, &s->head);
     Reveal *reveal = reveal_send(e, wire_to(e, l, p->logit.n, p->logit.f), p->logit_drop);
     GUARD(engine_exchange(e, "logits to the server, masked"));
     reveal_answer(e, reveal);

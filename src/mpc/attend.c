@@ -58,7 +58,7 @@ static void scores_map(const Bilinear *b, uint64_t *out, const uint64_t *x, cons
         for (size_t h = 0; h < b->heads; h++) {
             size_t sees = row_sees(b, r);
             ring_matmul(out + b->at->begin[r] + h * sees, sees, x + b->in->begin[r] + h * b->dim, b->dim,
-                        cached + h / share * b->dim, width, 1, sees, b->dim, accumulate);
+                        cached + h / share * b->dim, width, 1, sees, b->dim, 64, accumulate);
         }
 }
 
@@ -70,7 +70,7 @@ static void values_map(const Bilinear *b, uint64_t *out, const uint64_t *x, cons
     for (size_t r = 0; r < b->at->rows; r++)
         for (size_t h = 0; h < b->heads; h++) {
             size_t sees = row_sees(b, r);
-            ring_vecmat_add(out + b->at->begin[r] + h * b->dim, x + b->in->begin[r] + h * sees, cached + h / share * b->dim, width, b->dim, sees);
+            ring_vecmat_add(out + b->at->begin[r] + h * b->dim, x + b->in->begin[r] + h * sees, cached + h / share * b->dim, width, b->dim, sees, 64);
         }
 }
 

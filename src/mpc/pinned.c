@@ -75,7 +75,7 @@ struct Pinning {
 
 static void matvec(const Pinned *p, uint64_t *out, const uint64_t *matrix, const uint64_t *x, size_t rows)
 {
-    ring_matmul(out, p->outputs, x, p->inputs, matrix, p->inputs, rows, p->outputs, p->inputs, false);
+    ring_matmul(out, p->outputs, x, p->inputs, matrix, p->inputs, rows, p->outputs, p->inputs, p->n, false);
 }
 
 /* T deals M r; C's share of the result is -D r - dealt. */

@@ -75,8 +75,8 @@ Wire wire_linear(Engine *e, Wire a, const PublicMatrix *m)
     size_t rows = a.at->rows;
     ASSERT(layout_len(a.at) == rows * m->inputs);
     Wire w = wire_new(e, layout_uniform(e, m->outputs), a.n, a.f + m->f);
-    if (w.c.word) ring_linear_i16(w.c.word, a.c.word, m->w, rows, m->outputs, m->inputs);
-    if (w.s.word) ring_linear_i16(w.s.word, a.s.word, m->w, rows, m->outputs, m->inputs);
+    if (w.c.word) ring_linear_i16(w.c.word, a.c.word, m->w, rows, m->outputs, m->inputs, a.n);
+    if (w.s.word) ring_linear_i16(w.s.word, a.s.word, m->w, rows, m->outputs, m->inputs, a.n);
     return w;
 }
 

@@ -8,9 +8,9 @@
 #include "num/num.h"
 
 /* A product of ring_linear_*: out (rows, n) = x (rows, k) W^T; W (n, k) of `bytes` (1, 2) each. */
-typedef struct { uint64_t *out; const uint64_t *x; const void *w; unsigned bytes; size_t rows, n, k; } Linear;
+typedef struct { uint64_t *out; const uint64_t *x; const void *w; unsigned bytes, bits; size_t rows, n, k; } Linear;
 /* A product of ring_matmul. */
-typedef struct { uint64_t *out; const uint64_t *a, *b; size_t ldo, lda, ldb, rows, n, k; bool accumulate; } Matmul;
+typedef struct { uint64_t *out; const uint64_t *a, *b; size_t ldo, lda, ldb, rows, n, k; unsigned bits; bool accumulate; } Matmul;
 
 typedef struct {
     const char *name;
@@ -23,7 +23,7 @@ typedef struct {
     void (*unpack)(uint64_t *x, const uint8_t *in, size_t len, unsigned n);
     void (*linear)(const Linear *p, size_t begin, size_t end);     // columns begin..end of out
     void (*matmul)(const Matmul *p, size_t begin, size_t end);
-    void (*vecmat_add)(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k);
+    void (*vecmat_add)(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits);
     uint64_t (*dot)(const uint64_t *a, const uint64_t *b, size_t len);
     uint64_t (*select)(const void *row, unsigned bytes, const uint8_t *bits, size_t cells);
     uint64_t (*popcount)(const uint8_t *bits, size_t cells);
@@ -42,7 +42,7 @@ extern const Kernels num_portable, num_avx512;
     void kernel##_unpack(uint64_t *x, const uint8_t *in, size_t len, unsigned n); \
     void kernel##_linear(const Linear *p, size_t begin, size_t end); \
     void kernel##_matmul(const Matmul *p, size_t begin, size_t end); \
-    void kernel##_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k); \
+    void kernel##_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits); \
     uint64_t kernel##_dot(const uint64_t *a, const uint64_t *b, size_t len); \
     uint64_t kernel##_select(const void *row, unsigned bytes, const uint8_t *bits, size_t cells); \
     uint64_t kernel##_popcount(const uint8_t *bits, size_t cells);

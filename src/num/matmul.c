@@ -44,8 +44,9 @@ void portable_matmul(const Matmul *p, size_t begin, size_t end)
     }
 }
 
-void portable_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k)
+void portable_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits)
 {
+    (void)bits;
     for (size_t i = 0; i < k; i++)
         for (size_t j = 0; j < n; j++) out[j] += a[i] * b[i * ldb + j];
 }
@@ -68,15 +69,15 @@ static void linear_part(void *p, size_t begin, size_t end)
     num_kernel->linear(p, begin, end);
 }
 
-void ring_linear_i8(uint64_t *out, const uint64_t *x, const int8_t *w, size_t rows, size_t n, size_t k)
+void ring_linear_i8(uint64_t *out, const uint64_t *x, const int8_t *w, size_t rows, size_t n, size_t k, unsigned bits)
 {
-    Linear p = {out, x, w, 1, rows, n, k};
+    Linear p = {out, x, w, 1, bits, rows, n, k};
     parallel_for(n, part_grain(rows * k), linear_part, &p);
 }
 
-void ring_linear_i16(uint64_t *out, const uint64_t *x, const int16_t *w, size_t rows, size_t n, size_t k)
+void ring_linear_i16(uint64_t *out, const uint64_t *x, const int16_t *w, size_t rows, size_t n, size_t k, unsigned bits)
 {
-    Linear p = {out, x, w, 2, rows, n, k};
+    Linear p = {out, x, w, 2, bits, rows, n, k};
     parallel_for(n, part_grain(rows * k), linear_part, &p);
 }
 
@@ -86,15 +87,15 @@ static void matmul_part(void *p, size_t begin, size_t end)
 }
 
 void ring_matmul(uint64_t *out, size_t ldo, const uint64_t *a, size_t lda, const uint64_t *b, size_t ldb, size_t rows, size_t n, size_t k,
-                 bool accumulate)
+                 unsigned bits, bool accumulate)
 {
-    Matmul p = {out, a, b, ldo, lda, ldb, rows, n, k, accumulate};
+    Matmul p = {out, a, b, ldo, lda, ldb, rows, n, k, bits, accumulate};
     parallel_for(n, part_grain(rows * k), matmul_part, &p);
 }
 
-void ring_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k)
+void ring_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits)
 {
-    num_kernel->vecmat_add(out, a, b, ldb, n, k);
+    num_kernel->vecmat_add(out, a, b, ldb, n, k, bits);
 }
 
 uint64_t ring_dot(const uint64_t *a, const uint64_t *b, size_t len)

@@ -178,8 +178,9 @@ AVX512_INLINE void vecmat_columns(uint64_t *out, const uint64_t *a, const uint64
     UNROLL for (int v = 0; v < vectors; v++) _mm512_mask_storeu_epi64(out + 8 * v, v + 1 < vectors ? 0xFF : last, acc[v]);
 }
 
-AVX512 void avx512_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k)
+AVX512 void avx512_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits)
 {
+    (void)bits;
     size_t j = 0;
     for (; j + 64 <= n; j += 64) vecmat_columns(out + j, a, b + j, ldb, k, 8, 0xFF);
     for (; j < n; j += 8) vecmat_columns(out + j, a, b + j, ldb, k, 1, lanes(n - j));

@@ -42,13 +42,16 @@ void ring_unpack(uint64_t *x, const uint8_t *in, size_t len, unsigned n);       
 
 // ---- products --------------------------------------------------------------------------------------------------------
 
-/* out (rows, n) = x (rows, k) W^T mod 2^64, W (n, k) small public or private integers. Threaded over n. */
-void ring_linear_i8(uint64_t *out, const uint64_t *x, const int8_t *w, size_t rows, size_t n, size_t k);
-void ring_linear_i16(uint64_t *out, const uint64_t *x, const int16_t *w, size_t rows, size_t n, size_t k);
-/* out (rows, n) (+)= a (rows, k) B^T mod 2^64, B (n, k) with row stride ldb words; a has row stride lda, out ldo. */
-void ring_matmul(uint64_t *out, size_t ldo, const uint64_t *a, size_t lda, const uint64_t *b, size_t ldb, size_t rows, size_t n, size_t k, bool accumulate);
+/* Products are right mod 2^bits, bits in 1..64; what a result has above them means nothing. A narrower ring is faster. */
+
+/* out (rows, n) = x (rows, k) W^T, W (n, k) small public or private integers. Threaded over n. */
+void ring_linear_i8(uint64_t *out, const uint64_t *x, const int8_t *w, size_t rows, size_t n, size_t k, unsigned bits);
+void ring_linear_i16(uint64_t *out, const uint64_t *x, const int16_t *w, size_t rows, size_t n, size_t k, unsigned bits);
+/* out (rows, n) (+)= a (rows, k) B^T, B (n, k) with row stride ldb words; a has row stride lda, out ldo. */
+void ring_matmul(uint64_t *out, size_t ldo, const uint64_t *a, size_t lda, const uint64_t *b, size_t ldb, size_t rows, size_t n, size_t k,
+                 unsigned bits, bool accumulate);
 /* out (n) += a (k) B, B (k, n) with row stride ldb words. */
-void ring_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k);
+void ring_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits);
 uint64_t ring_dot(const uint64_t *a, const uint64_t *b, size_t len);
 
 // ---- selection -------------------------------------------------------------------------------------------------------
