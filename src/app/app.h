@@ -33,12 +33,14 @@ CHECKED Result tune_command(int argc, char **argv);
 CHECKED Result export_command(int argc, char **argv);
 CHECKED Result calibrate_command(int argc, char **argv);
 CHECKED Result plan_command(int argc, char **argv);
+CHECKED Result bench_command(int argc, char **argv);
 CHECKED Result keygen_command(int argc, char **argv);
 CHECKED Result serve_command(int argc, char **argv);
 CHECKED Result third_command(int argc, char **argv);
 CHECKED Result chat_command(int argc, char **argv);
 CHECKED Result pool_command(int argc, char **argv);
-extern const char demo_usage[], run_usage[], eval_usage[], train_usage[], tune_usage[], export_usage[], calibrate_usage[], plan_usage[];
+extern const char demo_usage[], run_usage[], eval_usage[], train_usage[], tune_usage[], export_usage[], calibrate_usage[], plan_usage[],
+                  bench_usage[];
 extern const char keygen_usage[], serve_usage[], third_usage[], chat_usage[], pool_usage[];
 
 // ---- options (options.c) -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ static const Command commands[] = {
     {"export", "write a plain Hugging Face folder, adapter merged", export_usage, export_command},
     {"calibrate", "make the fixed-point plan of a folder", calibrate_usage, calibrate_command},
     {"plan", "predict the cost of a token", plan_usage, plan_command},
+    {"bench", "measured cost", bench_usage, bench_command},
     {"keygen", "make a party's key", keygen_usage, keygen_command},
     {"serve", "be the provider", serve_usage, serve_command},
     {"third", "be the third party", third_usage, third_command},

@@ -62,4 +62,13 @@ uint64_t ring_select(const void *row, unsigned bytes, const uint8_t *bits, size_
 /* The number of set bits. */
 uint64_t ring_popcount(const uint8_t *bits, size_t cells);
 
+// ---- limits ----------------------------------------------------------------------------------------------------------
+
+/* What one core gives at best, for benchmarks: each call keeps one unit busy, from registers or from the given memory, and
+ * returns how many operations that was (the caller takes the time), or 0 where the processor has no such unit. */
+uint64_t limit_aes(uint64_t steps);            // AES-128 blocks
+uint64_t limit_bytes(uint64_t steps);          // multiply-adds of bytes into 32 bits (VNNI where there is any)
+uint64_t limit_products(uint64_t steps);       // wide multiply-adds: 52 bits (IFMA), or 64 without it
+uint64_t limit_load(const void *data, size_t len, uint64_t times);           // bytes; data is read so many times over
+
 #endif
