@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include "num/kernels.h"
 
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,popcnt")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx512ifma,popcnt")))
 #define AVX512_INLINE AVX512 __attribute__((always_inline)) static inline
 
 /* Before a loop over registers, which must be unrolled to keep them in registers. */
@@ -32,6 +32,17 @@ AVX512_INLINE uint64_t sum64(__m512i v)
     v = _mm512_add_epi64(v, _mm512_shuffle_i64x2(v, v, 0x4E));
     v = _mm512_add_epi64(v, _mm512_shuffle_i64x2(v, v, 0xB1));
     return (uint64_t)_mm_cvtsi128_si64(_mm512_castsi512_si128(_mm512_add_epi64(v, _mm512_unpackhi_epi64(v, v))));
+}
+
+/* The sums of the lanes of each of eight vectors. */
+AVX512_INLINE __m512i sums8(const __m512i v[8])
+{
+    __m512i p[4], q[2];
+    UNROLL for (int i = 0; i < 4; i++)
+        p[i] = _mm512_add_epi64(_mm512_unpacklo_epi64(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_epi64(v[2 * i], v[2 * i + 1]));
+    UNROLL for (int i = 0; i < 2; i++)
+        q[i] = _mm512_add_epi64(_mm512_shuffle_i64x2(p[2 * i], p[2 * i + 1], 0x88), _mm512_shuffle_i64x2(p[2 * i], p[2 * i + 1], 0xDD));
+    return _mm512_add_epi64(_mm512_shuffle_i64x2(q[0], q[1], 0x88), _mm512_shuffle_i64x2(q[0], q[1], 0xDD));
 }
 
 #endif

@@ -1,198 +1,118 @@
-/* matmul_avx512.c - products in tiles of columns by rows that stay in registers.
+/* matmul_avx512.c - products of ring matrices, in tiles of rows by columns whose sums stay in registers.
  *
- * Small weights: the dot product instructions (VNNI) multiply bytes or 16-bit words and add up in 32 bits, so the shares
- * are split into eight byte limbs. One vector holds all limbs of a few consecutive words of a row of x: its 32-bit lane
- * 2 l + h holds limb l of the h-th half of them. The weights of these words are 8 bytes, read as they lie and broadcast.
- * At the end lane 2 l + h counts 2^(8 l) times: no weight is ever moved or widened.
+ * A ring of at most 52 bits takes one instruction for eight products: the low half of a 52-bit product (IFMA) ignores the
+ * upper 12 bits of its operands and adds to 64-bit sums, so a sum is right mod 2^52 however often it passes 2^64. Wider
+ * rings take the 64-bit product, which is three such steps on most processors.
  *
- *     int8:  8 words a vector, 4 products a lane of at most 255 * 128; 512 words add up to less than 2^23.
- *     int16: 4 words a vector, 2 products a lane of at most 255 * 2^15; 512 words add up to at most 256 * 255 * 2^15 < 2^31.
- *
- * Hence the stretches of 512. */
+ * A stretch of k is short enough for the columns of a tile to stay in the first cache while all rows pass by. */
 #ifdef __x86_64__
 #include "num/avx512.h"
 
-#include <string.h>
+enum { STRETCH = 512, COLUMNS = 8 };           // words of k: 8 columns of them are 32 KB
 
-enum { STRETCH = 512, ROWS = 4, COLUMNS = 8 }; // words of k at a time; the largest tile is 4 rows by 4 or 2 by 8
-
-/* The sums of the lanes of each of eight vectors. */
-AVX512_INLINE __m512i sums8(const __m512i v[8])
+/* `narrow`, a constant wherever this is inlined: at most 52 bits are wanted. */
+AVX512_INLINE __m512i mul_add(__m512i sum, __m512i x, __m512i y, bool narrow)
 {
-    __m512i p[4], q[2];
-    UNROLL for (int i = 0; i < 4; i++)
-        p[i] = _mm512_add_epi64(_mm512_unpacklo_epi64(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_epi64(v[2 * i], v[2 * i + 1]));
-    UNROLL for (int i = 0; i < 2; i++)
-        q[i] = _mm512_add_epi64(_mm512_shuffle_i64x2(p[2 * i], p[2 * i + 1], 0x88), _mm512_shuffle_i64x2(p[2 * i], p[2 * i + 1], 0xDD));
-    return _mm512_add_epi64(_mm512_shuffle_i64x2(q[0], q[1], 0x88), _mm512_shuffle_i64x2(q[0], q[1], 0xDD));
+    return narrow ? _mm512_madd52lo_epu64(sum, x, y) : _mm512_add_epi64(sum, _mm512_mullo_epi64(x, y));
 }
 
-/* Writes or adds a tile of sums, sum[r * columns + j], of which `valid` columns exist. */
-AVX512_INLINE void tile_store(uint64_t *out, size_t ldo, const uint64_t *sum, int rows, int columns, size_t valid, bool add)
+typedef struct { uint64_t *out; const uint64_t *a, *b; size_t ldo, lda, ldb, len, columns; bool add; } Tile;
+
+/* out (rows, 8) of a tile, of which t->columns exist: one stretch of k. */
+AVX512_INLINE void tile_rows(const Tile *t, int rows, bool narrow)
 {
-    __mmask8 m = lanes(valid < (size_t)columns ? valid : (size_t)columns);
+    const uint64_t *b[COLUMNS];
+    __m512i acc[3 * COLUMNS], x[3];
+    for (size_t c = 0; c < COLUMNS; c++) b[c] = t->b + (c < t->columns ? c : t->columns - 1) * t->ldb;
+    UNROLL for (int i = 0; i < rows * COLUMNS; i++) acc[i] = _mm512_setzero_si512();
+    size_t i = 0;
+    for (; i + 8 <= t->len; i += 8) {
+        UNROLL for (int r = 0; r < rows; r++) x[r] = _mm512_loadu_si512(t->a + (size_t)r * t->lda + i);
+        UNROLL for (int c = 0; c < COLUMNS; c++) {
+            __m512i y = _mm512_loadu_si512(b[c] + i);
+            UNROLL for (int r = 0; r < rows; r++) acc[r * COLUMNS + c] = mul_add(acc[r * COLUMNS + c], x[r], y, narrow);
+        }
+    }
+    if (i < t->len) {
+        __mmask8 m = lanes(t->len - i);
+        UNROLL for (int r = 0; r < rows; r++) x[r] = _mm512_maskz_loadu_epi64(m, t->a + (size_t)r * t->lda + i);
+        UNROLL for (int c = 0; c < COLUMNS; c++) {
+            __m512i y = _mm512_maskz_loadu_epi64(m, b[c] + i);
+            UNROLL for (int r = 0; r < rows; r++) acc[r * COLUMNS + c] = mul_add(acc[r * COLUMNS + c], x[r], y, narrow);
+        }
+    }
+    __mmask8 m = lanes(t->columns);
     UNROLL for (int r = 0; r < rows; r++) {
-        uint64_t *o = out + (size_t)r * ldo;
-        __m512i v = _mm512_maskz_loadu_epi64(m, sum + r * columns);
-        _mm512_mask_storeu_epi64(o, m, add ? _mm512_add_epi64(v, _mm512_maskz_loadu_epi64(m, o)) : v);
+        __m512i sum = sums8(acc + r * COLUMNS);
+        uint64_t *o = t->out + (size_t)r * t->ldo;
+        if (t->add) sum = _mm512_add_epi64(sum, _mm512_maskz_loadu_epi64(m, o));
+        _mm512_mask_storeu_epi64(o, m, sum);
     }
 }
 
-// ---- small weights ---------------------------------------------------------------------------------------------------
-
-/* The limbs of `len` words of x, 8 / bytes words a vector; the last vector is filled with zeros. Lane l of 64 bits takes
- * byte l of each word; 16-bit words have a zero byte above. */
-AVX512_INLINE void limbs_make(__m512i *limbs, const uint64_t *x, size_t len, unsigned bytes)
+AVX512_INLINE void matmul_bits(const Matmul *p, size_t begin, size_t end, bool narrow)
 {
-    __m512i index = _mm512_set_epi64(0x0707070707070707, 0x0606060606060606, 0x0505050505050505, 0x0404040404040404,
-                                     0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
-    index = _mm512_add_epi64(index, _mm512_set1_epi64(bytes == 1 ? 0x3830282018100800 : 0x1818101008080000));
-    __mmask64 used = bytes == 1 ? ~UINT64_C(0) : 0x5555555555555555;
-    size_t step = 8 / bytes;
-    for (size_t i = 0; i < len; i += step) {
-        __mmask8 m = lanes(len - i < step ? len - i : step);
-        *limbs++ = _mm512_maskz_permutexvar_epi8(used, index, _mm512_maskz_loadu_epi64(m, x + i));
-    }
-}
-
-AVX512_INLINE __m512i limbs_dot(__m512i sum, __m512i x, __m512i w, unsigned bytes)
-{
-    return bytes == 1 ? _mm512_dpbusd_epi32(sum, x, w) : _mm512_dpwssd_epi32(sum, x, w);
-}
-
-/* sum[r * columns + j] = x row r . W row j over one stretch; `size`: its weights' bytes a row. */
-AVX512_INLINE void linear_tile(uint64_t *sum, const __m512i *x, const uint8_t *const *w, size_t size, unsigned bytes, int rows, int columns)
-{
-    const size_t stride = STRETCH / 8 * bytes;                     // vectors a row of x
-    __m512i acc[16];
-    UNROLL for (int i = 0; i < rows * columns; i++) acc[i] = _mm512_setzero_si512();
-    for (size_t s = 0; s < size / 8; s++)
-        UNROLL for (int j = 0; j < columns; j++) {
-            long long v;
-            memcpy(&v, w[j] + 8 * s, 8);
-            __m512i wide = _mm512_set1_epi64(v);
-            UNROLL for (int r = 0; r < rows; r++)
-                acc[r * columns + j] = limbs_dot(acc[r * columns + j], x[(size_t)r * stride + s], wide, bytes);
-        }
-    if (size % 8)
-        UNROLL for (int j = 0; j < columns; j++) {
-            __m512i wide = _mm512_broadcastq_epi64(_mm_maskz_loadu_epi8((__mmask16)((1u << size % 8) - 1), w[j] + size / 8 * 8));
-            UNROLL for (int r = 0; r < rows; r++)
-                acc[r * columns + j] = limbs_dot(acc[r * columns + j], x[(size_t)r * stride + size / 8], wide, bytes);
-        }
-    const __m512i place = _mm512_set_epi64(56, 48, 40, 32, 24, 16, 8, 0);
-    UNROLL for (int i = 0; i < rows * columns; i++) {
-        __m512i even = _mm512_srai_epi64(_mm512_slli_epi64(acc[i], 32), 32), odd = _mm512_srai_epi64(acc[i], 32);
-        acc[i] = _mm512_sllv_epi64(_mm512_add_epi64(even, odd), place);
-    }
-    UNROLL for (int i = 0; i < rows * columns; i += 8) _mm512_storeu_si512(sum + i, sums8(acc + i));
-}
-
-/* One stretch of k, from word `at`, for `rows` rows of x from `row` on, whose limbs are given. */
-AVX512_INLINE void linear_rows(const Linear *p, size_t begin, size_t end, size_t at, size_t row, const __m512i *x,
-                               unsigned bytes, int rows, int columns)
-{
-    size_t len = p->k - at < STRETCH ? p->k - at : STRETCH;
-    uint64_t sum[16 + 8];                      // tile_store may load past a row of four
-    for (size_t j = begin; j < end; j += (size_t)columns) {
-        const uint8_t *w[COLUMNS];
-        for (size_t c = 0; c < (size_t)columns; c++)               // columns that do not exist repeat the last
-            w[c] = (const uint8_t *)p->w + ((j + c < end ? j + c : end - 1) * p->k + at) * bytes;
-        linear_tile(sum, x, w, len * bytes, bytes, rows, columns);
-        tile_store(p->out + row * p->n + j, p->n, sum, rows, columns, end - j, at > 0);
-    }
-}
-
-AVX512_INLINE void linear_bytes(const Linear *p, size_t begin, size_t end, unsigned bytes)
-{
-    __m512i x[ROWS * STRETCH / 4];
-    for (size_t at = 0; at < p->k; at += STRETCH) {
-        size_t len = p->k - at < STRETCH ? p->k - at : STRETCH, left = 0;
-        for (size_t row = 0; row < p->rows; row += left >= 4 ? 4 : left >= 2 ? 2 : 1) {
-            left = p->rows - row;
-            size_t rows = left >= 4 ? 4 : left >= 2 ? 2 : 1;
-            for (size_t r = 0; r < rows; r++) limbs_make(x + r * (STRETCH / 8) * bytes, p->x + (row + r) * p->k + at, len, bytes);
-            if (rows == 4) linear_rows(p, begin, end, at, row, x, bytes, 4, 4);
-            else if (rows == 2) linear_rows(p, begin, end, at, row, x, bytes, 2, 8);
-            else linear_rows(p, begin, end, at, row, x, bytes, 1, 8);
-        }
-    }
-    size_t stretch = p->k < STRETCH ? p->k : STRETCH, used = (stretch * bytes + 7) / 8;
-    for (size_t r = 0; r < ROWS && r < p->rows; r++) wipe(x + r * (STRETCH / 8) * bytes, used * sizeof *x);       // shares
-}
-
-AVX512 void avx512_linear(const Linear *p, size_t begin, size_t end)
-{
-    if (p->k == 0) portable_linear(p, begin, end);
-    else if (p->bytes == 1) linear_bytes(p, begin, end, 1);
-    else linear_bytes(p, begin, end, 2);
-}
-
-// ---- ring matrices ---------------------------------------------------------------------------------------------------
-
-/* One tile of out, `rows` by 4 or 8. */
-AVX512_INLINE void matmul_rows(const Matmul *p, size_t begin, size_t end, size_t row, int rows, int columns)
-{
-    const uint64_t *a = p->a + row * p->lda;
-    uint64_t sum[16 + 8];
-    for (size_t j = begin; j < end; j += (size_t)columns) {
-        const uint64_t *b[COLUMNS];
-        __m512i acc[16];
-        for (size_t c = 0; c < (size_t)columns; c++) b[c] = p->b + (j + c < end ? j + c : end - 1) * p->ldb;
-        UNROLL for (int i = 0; i < rows * columns; i++) acc[i] = _mm512_setzero_si512();
-        for (size_t i = 0; i < p->k; i += 8) {
-            __mmask8 m = lanes(p->k - i);
-            __m512i x[ROWS];
-            UNROLL for (int r = 0; r < rows; r++) x[r] = _mm512_maskz_loadu_epi64(m, a + (size_t)r * p->lda + i);
-            UNROLL for (int c = 0; c < columns; c++) {
-                __m512i y = _mm512_maskz_loadu_epi64(m, b[c] + i);
-                UNROLL for (int r = 0; r < rows; r++)
-                    acc[r * columns + c] = _mm512_add_epi64(acc[r * columns + c], _mm512_mullo_epi64(x[r], y));
+    size_t stretch = p->rows > 3 ? STRETCH : p->k, at = 0;
+    do {
+        size_t len = p->k - at < stretch ? p->k - at : stretch;
+        for (size_t j = begin; j < end; j += COLUMNS) {
+            Tile t = {p->out + j, p->a + at, p->b + j * p->ldb + at, p->ldo, p->lda, p->ldb, len,
+                      end - j < COLUMNS ? end - j : COLUMNS, p->accumulate || at > 0};
+            for (size_t left = p->rows; left;) {
+                size_t rows = left == 4 ? 2 : left < 3 ? left : 3;
+                if (rows == 3) tile_rows(&t, 3, narrow);
+                else if (rows == 2) tile_rows(&t, 2, narrow);
+                else tile_rows(&t, 1, narrow);
+                left -= rows, t.out += rows * t.ldo, t.a += rows * t.lda;
             }
         }
-        UNROLL for (int i = 0; i < rows * columns; i += 8) _mm512_storeu_si512(sum + i, sums8(acc + i));
-        tile_store(p->out + row * p->ldo + j, p->ldo, sum, rows, columns, end - j, p->accumulate);
-    }
+        at += len;
+    } while (at < p->k);
 }
 
 AVX512 void avx512_matmul(const Matmul *p, size_t begin, size_t end)
 {
-    size_t row = 0;
-    for (; row + 4 <= p->rows; row += 4) matmul_rows(p, begin, end, row, 4, 4);
-    for (; row + 2 <= p->rows; row += 2) matmul_rows(p, begin, end, row, 2, 8);
-    if (row < p->rows) matmul_rows(p, begin, end, row, 1, 8);
+    if (p->bits <= 52) matmul_bits(p, begin, end, true);
+    else matmul_bits(p, begin, end, false);
 }
 
 /* `vectors` times eight columns, those of the last vector under a mask. */
-AVX512_INLINE void vecmat_columns(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t k, int vectors, __mmask8 last)
+AVX512_INLINE void vecmat_columns(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t k, int vectors, __mmask8 last, bool narrow)
 {
     __m512i acc[8];
     UNROLL for (int v = 0; v < vectors; v++) acc[v] = _mm512_maskz_loadu_epi64(v + 1 < vectors ? 0xFF : last, out + 8 * v);
     for (size_t i = 0; i < k; i++) {
         __m512i x = _mm512_set1_epi64((long long)a[i]);
-        UNROLL for (int v = 0; v < vectors; v++) {
-            __m512i y = _mm512_maskz_loadu_epi64(v + 1 < vectors ? 0xFF : last, b + i * ldb + 8 * v);
-            acc[v] = _mm512_add_epi64(acc[v], _mm512_mullo_epi64(x, y));
-        }
+        UNROLL for (int v = 0; v < vectors; v++)
+            acc[v] = mul_add(acc[v], x, _mm512_maskz_loadu_epi64(v + 1 < vectors ? 0xFF : last, b + i * ldb + 8 * v), narrow);
     }
     UNROLL for (int v = 0; v < vectors; v++) _mm512_mask_storeu_epi64(out + 8 * v, v + 1 < vectors ? 0xFF : last, acc[v]);
 }
 
+AVX512_INLINE void vecmat_bits(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, bool narrow)
+{
+    size_t j = 0;
+    for (; j + 64 <= n; j += 64) vecmat_columns(out + j, a, b + j, ldb, k, 8, 0xFF, narrow);
+    if (j + 32 <= n) vecmat_columns(out + j, a, b + j, ldb, k, 4, 0xFF, narrow), j += 32;
+    for (; j < n; j += 8) vecmat_columns(out + j, a, b + j, ldb, k, 1, lanes(n - j), narrow);
+}
+
 AVX512 void avx512_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits)
 {
-    (void)bits;
-    size_t j = 0;
-    for (; j + 64 <= n; j += 64) vecmat_columns(out + j, a, b + j, ldb, k, 8, 0xFF);
-    for (; j < n; j += 8) vecmat_columns(out + j, a, b + j, ldb, k, 1, lanes(n - j));
+    if (bits <= 52) vecmat_bits(out, a, b, ldb, n, k, true);
+    else vecmat_bits(out, a, b, ldb, n, k, false);
 }
 
 AVX512 uint64_t avx512_dot(const uint64_t *a, const uint64_t *b, size_t len)
 {
-    __m512i sum = _mm512_setzero_si512();
-    for (size_t i = 0; i < len; i += 8) {
+    __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+    size_t i = 0;
+    for (; i + 32 <= len; i += 32)
+        UNROLL for (size_t v = 0; v < 4; v++) sum[v] = mul_add(sum[v], _mm512_loadu_si512(a + i + 8 * v), _mm512_loadu_si512(b + i + 8 * v), false);
+    for (; i < len; i += 8) {
         __mmask8 m = lanes(len - i);
-        sum = _mm512_add_epi64(sum, _mm512_mullo_epi64(_mm512_maskz_loadu_epi64(m, a + i), _mm512_maskz_loadu_epi64(m, b + i)));
+        sum[0] = mul_add(sum[0], _mm512_maskz_loadu_epi64(m, a + i), _mm512_maskz_loadu_epi64(m, b + i), false);
     }
-    return sum64(sum);
+    return sum64(_mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3])));
 }
 #endif

@@ -19,7 +19,7 @@ void num_init(bool portable)
 #ifdef __x86_64__
     if (!portable && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-        __builtin_cpu_supports("popcnt"))
+        __builtin_cpu_supports("avx512ifma") && __builtin_cpu_supports("popcnt"))
         avx512_prepare(), num_kernel = &num_avx512;
 #else
     (void)portable;
