@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include "model/quant.h"
 #include "model/safetensors.h"
 
 const char *const matrix_names[MAT_COUNT] = {
@@ -89,10 +90,27 @@ Result model_load(Model *out, const char *dir)
     GUARD(model_read_config(&out->config, arena_format(&out->arena, "%s/config.json", dir)));
     const char *path = arena_format(&out->arena, "%s/model.safetensors", dir);
     const char *index = arena_format(&out->arena, "%s.index.json", path);
+    if (!file_exists(path) && file_exists(arena_format(&out->arena, "%s/%s", dir, quant_file))) {
+        return fail(FAIL_USE, "%s: holds a quantised base, where the floats that it was made from are needed", dir);
+    }
     if (!file_exists(path) && file_exists(index)) {
         return fail(FAIL_DATA, "%s: weights in several files are not supported; save them as one model.safetensors", index);
     }
     return model_read_weights(out, path);
+}
+
+Result model_open(Model *out, const char *dir)
+{
+    *out = (Model){0};
+    arena_init(&out->arena, false);
+    const char *path = arena_format(&out->arena, "%s/%s", dir, quant_file);
+    if (!file_exists(path) || file_exists(arena_format(&out->arena, "%s/model.safetensors", dir))) {
+        arena_free(&out->arena);
+        return model_load(out, dir);
+    }
+    GUARD(model_read_config(&out->config, arena_format(&out->arena, "%s/config.json", dir)));
+    GUARD(file_map(&out->file, path));
+    return fail_in(quant_bind(out, out->file.data, out->file.len), "%s", path);
 }
 
 void model_free(Model *m)

@@ -47,9 +47,14 @@ extern const char *const matrix_names[MAT_COUNT];             // "self_attn.q_pr
 uint32_t matrix_rows(const ModelConfig *c, MatrixKind m);     // outputs
 uint32_t matrix_cols(const ModelConfig *c, MatrixKind m);     // inputs
 
+/* 8-bit weights: element (i, j) is w[i, j] * scale[i] / 2^QUANT_F. */
+enum { QUANT_F = 16 };
+typedef struct QuantMatrix { const int8_t *w; const int32_t *scale; } QuantMatrix;   // (rows, cols), (rows)
+
 typedef struct LayerWeights {
     const float *attn_norm, *ffn_norm;         // (width)
     const float *mat[MAT_COUNT];               // (matrix_rows, matrix_cols)
+    QuantMatrix quant[MAT_COUNT];              // a quantised base, in place of mat: the norm's gain is in it, and 1 / sqrt(head_dim) in MAT_Q
 } LayerWeights;
 
 typedef struct Model {
@@ -57,6 +62,8 @@ typedef struct Model {
     const float *embed;                        // (vocab, width)
     const float *final_norm;                   // (width)
     const float *head;                         // (vocab, width); the same pointer as embed where tied
+    bool quantised;                            // weights are 8-bit integers: embed, head and mat are NULL
+    QuantMatrix quant_embed, quant_head;       // (vocab, width); the final gain is in the head
     LayerWeights *layer;                       // (layers)
     Arena arena;                               // owns everything above, except
     FileMap file;                              // what lies in the mapped file; empty for a model made in memory
@@ -65,6 +72,13 @@ typedef struct Model {
 /* Reads DIR/config.json and DIR/model.safetensors (f32 or bf16). Fails on a missing, surplus or misshaped tensor, a NaN
  * or an infinity, and on any offset that does not fit the file. model_free also after a failure. */
 CHECKED Result model_load(Model *out, const char *dir);
+/* The same, or a folder with a quantised base: config.json and marill-base.q8, which is mapped and never copied. */
+CHECKED Result model_open(Model *out, const char *dir);
+/* Writes DIR/config.json and DIR/marill-base.q8: 8-bit integers with a scale a row, from m's floats (see quant.h) or, without
+ * a model, of the size that trained ones have, decided by the seed. model_is_synthetic tells whether DIR holds just that. */
+CHECKED Result model_quantise(const Model *m, const char *dir, const Progress *p);
+CHECKED Result model_synthesise(const ModelConfig *c, uint64_t seed, const char *dir, const Progress *p);
+bool model_is_synthetic(const ModelConfig *c, uint64_t seed, const char *dir);
 void model_free(Model *m);
 /* Writes DIR/config.json and DIR/model.safetensors; dtype "F32" or "BF16" (round to nearest even). */
 CHECKED Result model_save(const Model *m, const char *dir, const char *dtype);

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 #include "model/layers.h"
+#include "model/quant.h"
 
 enum { CHUNK_ROWS = 128, BLOCK_ROWS = 16, BLOCK_KEYS = 128 };
 
@@ -24,6 +25,8 @@ struct PlainState {
     float *query, *mixed;                      // (T, heads * head_dim)
     float *gate, *up, *hidden;                 // (T, ffn)
     float *low;                                // (T, the largest rank)
+    float *gained;                             // (T, width): normed with the gain that a quantised base has in its weights; else NULL
+    float *ones;                               // (width): the gain of such a base's norms; else NULL
     float *score;                              // (context) one row of scores, or (T) of mean squares, for who watches
 };
 
@@ -64,6 +67,11 @@ PlainState *plain_new(const Model *m, const Adapter *adapter, uint32_t context, 
     s->hidden = arena_new(a, float, rows * c->ffn);
     s->low = arena_new(a, float, rows * adapter_rank(adapter));
     s->score = arena_new(a, float, context);
+    if (m->quantised) {
+        s->gained = arena_new(a, float, rows * c->width);
+        s->ones = arena_new(a, float, c->width);
+        for (size_t i = 0; i < c->width; i++) s->ones[i] = 1;
+    }
     return s;
 }
 
@@ -177,15 +185,25 @@ static void attend_show(const Attention *t)
 
 // ---- a layer ---------------------------------------------------------------------------------------------------------
 
-/* out (rows, outputs) = or += (W + scale B A) in. */
+static const float *quant_gain(const LayerWeights *w, MatrixKind m)
+{
+    if (m == MAT_Q || m == MAT_K || m == MAT_V) return w->attn_norm;
+    return m == MAT_GATE || m == MAT_UP ? w->ffn_norm : NULL;
+}
+
+/* out (rows, outputs) = or += (W + scale B A) in. The gain that a quantised W has in it is put on the input of A. */
 static void project(PlainState *s, float *out, const float *in, size_t rows, uint32_t layer, MatrixKind m, bool accumulate)
 {
     const ModelConfig *c = &s->model->config;
-    uint32_t n = matrix_rows(c, m), k = matrix_cols(c, m);
-    linear_forward(out, in, s->model->layer[layer].mat[m], rows, n, k, accumulate);
+    const LayerWeights *w = &s->model->layer[layer];
     const LoraPair *p = s->adapter ? &s->adapter->pair[layer][m] : NULL;
+    uint32_t n = matrix_rows(c, m), k = matrix_cols(c, m);
+    if (s->ones) quant_linear(out, in, &w->quant[m], m == MAT_Q ? sqrtf((float)c->head_dim) : 1, rows, n, k, accumulate);
+    else linear_forward(out, in, w->mat[m], rows, n, k, accumulate);
     if (!p || !p->a) return;
-    linear_forward(s->low, in, p->a, rows, p->rank, k, false);
+    const float *gain = s->ones ? quant_gain(w, m) : NULL;
+    for (size_t i = 0; gain && i < rows * k; i++) s->gained[i] = in[i] * gain[i % k];
+    linear_forward(s->low, gain ? s->gained : in, p->a, rows, p->rank, k, false);
     show(s, layer, SEE_LOW_RANK, s->low, rows * p->rank);
     for (size_t i = 0; i < rows * p->rank; i++) s->low[i] *= p->scale;
     linear_forward(out, s->low, p->b, rows, n, p->rank, true);
@@ -197,7 +215,7 @@ static void layer_attention(PlainState *s, float *x, size_t rows, uint32_t start
     size_t kv = (size_t)c->kv_heads * c->head_dim, wide = (size_t)c->heads * c->head_dim;
     float *key = s->keys[layer] + start * kv, *value = s->values[layer] + start * kv;
     show_residual(s, layer, x, rows);
-    rmsnorm_forward(s->normed, NULL, x, s->model->layer[layer].attn_norm, rows, c->width, c->norm_eps);
+    rmsnorm_forward(s->normed, NULL, x, s->ones ? s->ones : s->model->layer[layer].attn_norm, rows, c->width, c->norm_eps);
     project(s, s->query, s->normed, rows, layer, MAT_Q, false);
     project(s, key, s->normed, rows, layer, MAT_K, false);
     project(s, value, s->normed, rows, layer, MAT_V, false);
@@ -218,7 +236,7 @@ static void layer_ffn(PlainState *s, float *x, size_t rows, uint32_t layer)
     const ModelConfig *c = &s->model->config;
     size_t len = rows * c->ffn;
     show_residual(s, layer, x, rows);
-    rmsnorm_forward(s->normed, NULL, x, s->model->layer[layer].ffn_norm, rows, c->width, c->norm_eps);
+    rmsnorm_forward(s->normed, NULL, x, s->ones ? s->ones : s->model->layer[layer].ffn_norm, rows, c->width, c->norm_eps);
     project(s, s->gate, s->normed, rows, layer, MAT_GATE, false);
     project(s, s->up, s->normed, rows, layer, MAT_UP, false);
     show(s, layer, SEE_GATE, s->gate, len);
@@ -245,7 +263,11 @@ Result plain_embed(const PlainState *s, float *x, const int32_t *tokens, size_t 
 {
     size_t width = s->model->config.width;
     GUARD(tokens_check(s, tokens, rows));
-    for (size_t r = 0; r < rows; r++) memcpy(x + r * width, s->model->embed + (size_t)tokens[r] * width, width * sizeof *x);
+    for (size_t r = 0; r < rows; r++) {
+        size_t id = (size_t)tokens[r];
+        if (s->ones) quant_row(x + r * width, &s->model->quant_embed, id, width);
+        else memcpy(x + r * width, s->model->embed + id * width, width * sizeof *x);
+    }
     return OK;
 }
 
@@ -271,9 +293,10 @@ void plain_logits(PlainState *s, float *logits, const float *x, size_t rows)
         size_t n = rows - first < s->chunk ? rows - first : s->chunk;
         float *out = logits + first * c->vocab;
         show_residual(s, c->layers, x + first * c->width, n);
-        rmsnorm_forward(s->normed, NULL, x + first * c->width, s->model->final_norm, n, c->width, c->norm_eps);
+        rmsnorm_forward(s->normed, NULL, x + first * c->width, s->ones ? s->ones : s->model->final_norm, n, c->width, c->norm_eps);
         show(s, c->layers, SEE_FINAL, s->normed, n * c->width);
-        linear_forward(out, s->normed, s->model->head, n, c->vocab, c->width, false);
+        if (s->ones) quant_linear(out, s->normed, &s->model->quant_head, 1, n, c->vocab, c->width, false);
+        else linear_forward(out, s->normed, s->model->head, n, c->vocab, c->width, false);
         show(s, c->layers, SEE_LOGIT, out, n * c->vocab);
     }
 }
