@@ -23,7 +23,8 @@ TEST(bytes_and_exchanges_are_those_of_the_golden_table)
         for (int k = 0; k < 4; k++) {
             Plan p;
             Cost c;
-            PlanOptions o = {128, lines[i].frozen, k & 1 ? PREFER_BYTES : PREFER_EXCHANGES, k & 2 ? PRIVATE_LAYERS : PRIVATE_LORA};
+            PlanOptions o = {.context = 128, .frozen = lines[i].frozen, .prefer = k & 1 ? PREFER_BYTES : PREFER_EXCHANGES,
+                             .private_part = k & 2 ? PRIVATE_LAYERS : PRIVATE_LORA};
             CHECK_OK(plan_assume(&p, &lines[i].config, &o, k & 2 ? 0 : lines[i].rank));
             CHECK_OK(plan_cost(&c, &p, &lines[i].config, lines[i].past, lines[i].rows, true));
             CHECK_EQUAL(p.layers * (k & 1 ? 23 : 18) + 5, c.exchanges);

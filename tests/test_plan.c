@@ -16,7 +16,7 @@ static void make(Plan *p, Prefer prefer, Private private_part)
     random_model(&model, &shape, 1.5);
     random_adapter(&adapter, &shape, 0, 2, (1 << MAT_COUNT) - 1, 0.3);
     for (size_t i = 0; i < 400; i++) tokens[i] = 3 + (int32_t)(test_random() * 27);
-    PlanOptions o = {40, 0, prefer, private_part};
+    PlanOptions o = {.context = 40, .prefer = prefer, .private_part = private_part};
     CHECK_OK(plan_make(p, &model, &adapter, &o, tokens, 400));
 }
 
@@ -181,8 +181,7 @@ TEST(calibration_refuses_what_it_cannot_plan)
     Plan p;
     make(&p, PREFER_EXCHANGES, PRIVATE_LORA);
     plan_free(&p);
-    PlanOptions frozen = {40, 1, PREFER_EXCHANGES, PRIVATE_LORA}, all = {40, 2, PREFER_EXCHANGES, PRIVATE_LORA},
-        good = {40, 0, PREFER_EXCHANGES, PRIVATE_LORA};
+    PlanOptions frozen = {.context = 40, .frozen = 1}, all = {.context = 40, .frozen = 2}, good = {.context = 40};
     CHECK_FAILS(plan_make(&p, &model, &adapter, &frozen, tokens, 400), "at most 0 layers can be frozen");
     plan_free(&p);
     CHECK_FAILS(plan_make(&p, &model, NULL, &all, tokens, 400), "frozen");
@@ -273,7 +272,7 @@ TEST(costs_of_a_large_shape)
     for (int lean = 0; lean < 2; lean++) {
         Plan p;
         Cost k;
-        PlanOptions o = {128, 0, lean ? PREFER_BYTES : PREFER_EXCHANGES, PRIVATE_LORA};
+        PlanOptions o = {.context = 128, .prefer = lean ? PREFER_BYTES : PREFER_EXCHANGES, .private_part = PRIVATE_LORA};
         CHECK_OK(plan_assume(&p, &c, &o, 64));
         CHECK_OK(plan_cost(&k, &p, &c, 127, 1, true));
         CHECK_EQUAL(lean ? 28 : 23, k.exchanges);

@@ -30,7 +30,7 @@ static void setup(const Case *c)
     with = NULL;
     if (c->rank) random_adapter(&adapter, &c->config, c->frozen, c->rank, c->kinds, 0.5), with = &adapter;
     for (size_t i = 0; i < 600; i++) tokens[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
-    PlanOptions o = {0, c->frozen, c->prefer, c->private_part};
+    PlanOptions o = {.frozen = c->frozen, .prefer = c->prefer, .private_part = c->private_part};
     CHECK_OK(plan_make(&plan, &model, with, &o, tokens, 600));
 }
 
@@ -277,7 +277,7 @@ TEST(fidelity_on_a_real_checkpoint)
         with = form % 3 == 1 ? &adapter : NULL;
         arena_free(&adapter.arena);
         if (with) random_adapter(&adapter, &model.config, 0, 8, EVERY, 0.1);
-        PlanOptions o = {asked ? 256 : 64, 0, form < 3 ? PREFER_EXCHANGES : PREFER_BYTES, private_part};
+        PlanOptions o = {.context = asked ? 256 : 64, .prefer = form < 3 ? PREFER_EXCHANGES : PREFER_BYTES, .private_part = private_part};
         Fidelity f = fidelity(&o, ids, 4000, ids + 20000, positions);
         printf("    %s, %s: %zu positions, agreement %.2f %%, loss %.4f (float %.4f), logits off by %.3f at most, rms %.4f\n",
                form < 3 ? "fold" : "lean", form % 3 == 2 ? "private layers" : with ? "private adapter" : "nothing private", f.positions,

@@ -44,7 +44,7 @@ static void write_plan(const Model *m, const Adapter *a, uint32_t context, const
     static int32_t tokens[600];
     Plan p;
     for (size_t i = 0; i < 600; i++) tokens[i] = 3 + (int32_t)(test_random() * (shape.vocab - 3));
-    PlanOptions o = {context, FROZEN, PREFER_EXCHANGES, PRIVATE_LORA};
+    PlanOptions o = {.context = context, .frozen = FROZEN, .prefer = PREFER_EXCHANGES, .private_part = PRIVATE_LORA};
     CHECK_OK(plan_make(&p, m, a, &o, tokens, 600));
     CHECK_OK(plan_save(&p, path));
     plan_free(&p);

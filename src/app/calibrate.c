@@ -60,7 +60,7 @@ Result bundle_load_plain(Bundle *b, const char *model_dir, const char *adapter_d
 {
     *b = (Bundle){0};
     arena_init(&b->plan.arena, false);
-    GUARD(model_load(&b->model, model_dir));
+    GUARD(model_open(&b->model, model_dir));
     const ModelConfig *c = &b->model.config;
     b->plan.context = c->context, b->plan.known = 1;
     b->has_adapter = adapter_dir != NULL;

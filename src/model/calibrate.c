@@ -239,7 +239,8 @@ static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const
 Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions *o, const int32_t *tokens, size_t count)
 {
     uint32_t context = o->context && o->context < m->config.context ? o->context : m->config.context;
-    *out = (Plan){.context = context, .frozen = o->frozen, .prefer = o->prefer, .private_part = o->private_part};
+    *out = (Plan){.context = context, .frozen = o->frozen, .prefer = o->prefer, .private_part = o->private_part,
+                  .weight_bits = m->quantised ? 8 : 16};
     arena_init(&out->arena, false);
     return calibrate(out, m, a, tokens, count);
 }

@@ -234,6 +234,8 @@ static void check_out(Check *k, const LayerPlan *l, const OutRings *r, MatrixKin
     need_to(k, r->pinned_b, (int)z.f + fa, l->residual, what);
 }
 
+static bool fraction_fits(const Plan *p, unsigned f) { return p->weight_bits == 8 ? f == QUANT_F : f <= 15; }
+
 static void check_layer(Check *k, uint32_t layer)
 {
     const Plan *p = k->p;
@@ -244,7 +246,8 @@ static void check_layer(Check *k, uint32_t layer)
     need_range(k, l->residual, l->range.residual, 2, "residual");
     Width next = layer + 1 < p->layers ? p->layer[layer + 1].residual : p->final_residual;
     need(k, l->residual.n >= next.n && l->residual.f == next.f, "residual");
-    for (MatrixKind m = 0; m < MAT_COUNT; m++) need(k, l->weight_f[m] <= 15, "fraction bits of weights");
+    for (MatrixKind m = 0; m < MAT_COUNT; m++)
+        need(k, fraction_fits(p, l->weight_f[m]) || (p->private_part == PRIVATE_LAYERS && l->weight_f[m] == 0), "fraction bits of weights");
     check_half(k, l, &r, ATTN);
     check_attention(k, l, &r);
     check_out(k, l, &r.out, MAT_O, l->attention.f, l->low_rank_out, "output projection");
@@ -267,7 +270,7 @@ static void check_head(Check *k)
     need_to(k, final_times(p), (int)p->final_residual.f + lookup_f(&p->final_norm), p->final, "normalised x");
     need_to(k, (int)p->final.n, (int)(p->final.f + p->head_f), p->logit, "logits");
     need_range(k, p->logit, p->logit_range, 1, "logits");
-    need(k, p->head_f <= 15 && p->logit_drop >= 1 && p->logit_drop <= p->logit.f && p->logit_drop + 1 < p->logit.n, "logits");
+    need(k, fraction_fits(p, p->head_f) && p->logit_drop >= 1 && p->logit_drop <= p->logit.f && p->logit_drop + 1 < p->logit.n, "logits");
 }
 
 static void check_shape(Check *k)
@@ -282,6 +285,7 @@ static void check_shape(Check *k)
     need(k, p->known < p->context, "known positions");
     need(k, p->rank <= MOST_RANK && (p->rank > 0) == adapted && (p->private_part == PRIVATE_LORA || !adapted), "adapted matrices");
     need(k, p->adapter_f <= 24, "fraction bits of private weights");
+    need(k, p->weight_bits == 8 || p->weight_bits == 16, "bits of public weights");
     need(k, c->head_dim % 2 == 0 && c->heads % c->kv_heads == 0, "heads");
 }
 

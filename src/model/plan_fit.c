@@ -108,7 +108,9 @@ static int residual_room(const Fit *f, const LayerRange *r)
 static int down_cost(const Fit *f)
 {
     int fa = (int)f->p->adapter_f;
-    return f->private ? fa : f->p->adapted[MAT_O] || f->p->adapted[MAT_DOWN] ? most(2 * fa, 13) : 14;
+    bool adapted = f->p->adapted[MAT_O] || f->p->adapted[MAT_DOWN];
+    int public = f->p->weight_bits == 8 ? QUANT_F : adapted ? 13 : 14;
+    return f->private ? fa : adapted ? most(2 * fa, public) : public;
 }
 
 /* What is left for the fraction bits of the hidden values; the residual of a layer is at least as wide as of those above. */
@@ -254,6 +256,10 @@ static unsigned weight_fraction(double largest, int cap)
 static void fit_weights(const Fit *f, LayerPlan *l, uint32_t layer)
 {
     for (MatrixKind k = 0; k < MAT_COUNT; k++) {
+        if (f->p->weight_bits == 8) {
+            l->weight_f[k] = QUANT_F;
+            continue;
+        }
         int cap = k == MAT_O ? 64 - above(l->residual) - 12 : k == MAT_DOWN ? 15 : f->lean ? 14 : 64 - f->fx - 20;
         l->weight_f[k] = weight_fraction(f->m ? public_largest(f->m, f->p->frozen + layer, k) : assumed_weight, most(cap, 12));
     }
@@ -278,7 +284,7 @@ static CHECKED Result fit_hidden(const Fit *f, LayerPlan *l)
     l->up = width(l->range.up + 2 + up, up);
     l->hidden.f = (unsigned)lookup_f(&l->silu) + l->up.f;
     int cap = 64 - room - (int)l->hidden.f;
-    if (!f->private && (int)l->weight_f[MAT_DOWN] > cap) l->weight_f[MAT_DOWN] = (unsigned)clamp(cap, 0, 15);
+    if (!f->private && f->p->weight_bits == 16 && (int)l->weight_f[MAT_DOWN] > cap) l->weight_f[MAT_DOWN] = (unsigned)clamp(cap, 0, 15);
     l->low_rank_out = fit_low_rank(f, l, MAT_O), l->low_rank_down = fit_low_rank(f, l, MAT_DOWN);
     LayerRings r;
     layer_rings(&r, f->p, (uint32_t)(l - f->p->layer));
@@ -318,7 +324,7 @@ static void fit_head(const Fit *f)
     p->final_residual = width(p->final_range + 2 + f->fx, f->fx);
     p->final_norm = rsqrt_spec(f->c, f->seen->square_low, f->seen->square_high);
     p->final_sum = sum_ring(f, &p->final_norm);
-    p->head_f = weight_fraction(f->m ? head_largest(f->m) : assumed_weight, 15);
+    p->head_f = p->weight_bits == 8 ? QUANT_F : weight_fraction(f->m ? head_largest(f->m) : assumed_weight, 15);
     p->logit_range = bits_of(f->seen->logit, margin);
     p->logit = width(p->logit_range + 1 + logit, logit);
     p->logit_drop = 8;
@@ -357,7 +363,7 @@ Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32
     if (o->frozen >= c->layers) return fail(FAIL_USE, "%u frozen layers of %u leave none to run securely", o->frozen, c->layers);
     uint32_t context = o->context && o->context < c->context ? o->context : c->context;
     *out = (Plan){.context = context, .known = context > 1, .frozen = o->frozen, .layers = c->layers - o->frozen,
-                  .prefer = o->prefer, .private_part = o->private_part};
+                  .prefer = o->prefer, .private_part = o->private_part, .weight_bits = o->weight_bits == 8 ? 8 : 16};
     arena_init(&out->arena, false);
     out->layer = arena_new(&out->arena, LayerPlan, out->layers);
     out->rank = o->private_part == PRIVATE_LORA ? rank : 0;

@@ -77,7 +77,7 @@ static const Field plan_fields[] = {
     {"rank", F_UINT, AT(Plan, rank), UINT32_MAX},
     {"prefer", F_UINT, AT(Plan, prefer), PREFER_BYTES},
     {"private", F_UINT, AT(Plan, private_part), PRIVATE_LAYERS}, {"private_fraction", F_UINT, AT(Plan, adapter_f), 64},
-    {"head_fraction", F_UINT, AT(Plan, head_f), 64},
+    {"weight_bits", F_UINT, AT(Plan, weight_bits), 16}, {"head_fraction", F_UINT, AT(Plan, head_f), 64},
     {"final_range", F_INT, AT(Plan, final_range), 40},
     {"logit_range", F_INT, AT(Plan, logit_range), 40},
     {"final_residual", F_WIDTH, AT(Plan, final_residual), 0},

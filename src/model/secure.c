@@ -31,11 +31,8 @@ static CHECKED Result pin_new(SecureNet *s, const Pinned **out, Arena *session, 
 
 static CHECKED Result matrix_new(const SecureNet *s, PublicMatrix *out, Arena *session, const Model *m, uint32_t layer, MatrixKind kind)
 {
-    int16_t *w = NULL;
-    *out = (PublicMatrix){NULL, matrix_rows(&s->config, kind), matrix_cols(&s->config, kind), s->plan->layer[layer].weight_f[kind]};
-    if (holds_public(s)) GUARD(public_weights(&w, s->plan, m, layer, kind, session));
-    out->w = w;
-    return OK;
+    *out = (PublicMatrix){matrix_rows(&s->config, kind), matrix_cols(&s->config, kind), s->plan->layer[layer].weight_f[kind], NULL, NULL, NULL};
+    return holds_public(s) ? public_matrix(out, s->plan, m, layer, kind, session) : OK;
 }
 
 static CHECKED Result half_new(SecureNet *s, NormNet *n, Arena *session, const Model *m, const Adapter *a, uint32_t layer, int half)
@@ -115,12 +112,8 @@ Result secure_new(SecureNet **out, Engine *e, Arena *session, const ModelConfig 
     s->layer = arena_new(session, LayerNet, p->layers);
     s->pin = arena_new(session, Pinned *, (size_t)p->layers * PIN_COUNT);
     for (uint32_t l = 0; l < p->layers; l++) GUARD(layer_new(s, session, m, a, l));
-    s->head = (PublicMatrix){NULL, c->vocab, c->width, p->head_f};
-    if (holds_public(s)) {
-        int16_t *w;
-        GUARD(public_head(&w, p, m, session));
-        s->head.w = w;
-    }
+    s->head = (PublicMatrix){c->vocab, c->width, p->head_f, NULL, NULL, NULL};
+    if (holds_public(s)) GUARD(public_head(&s->head, p, m, session));
     s->final_norm = tables_find(s->table, s->tables, &p->final_norm);
     return OK;
 }
@@ -161,7 +154,7 @@ static void pick_row(const void *ctx, size_t row, uint64_t *out, const uint64_t 
 static void head_row(const void *ctx, size_t row, uint64_t *out, const uint64_t *in)
 {
     const Picked *p = ctx;
-    if (p->at->begin[row + 1] > p->at->begin[row]) ring_linear_i16(out, in, p->head->w, 1, p->head->outputs, p->head->inputs, p->bits);
+    if (p->at->begin[row + 1] > p->at->begin[row]) public_product(out, in, p->head, 1, p->bits);
 }
 
 /* Final norm, head, and the reveal of logits to C: 5 exchanges. */

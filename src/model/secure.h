@@ -42,7 +42,7 @@ typedef struct NormPlan {
 
 typedef struct LayerPlan {
     LayerRange range;
-    unsigned weight_f[MAT_COUNT];              // fraction bits of the public weights (16-bit integers)
+    unsigned weight_f[MAT_COUNT];              // fraction bits of the public weights
     Width residual;                            // x at the layer's entry and exit
     NormPlan attn, ffn;
     unsigned rope_f;                           // fraction bits of cos and sin
@@ -68,7 +68,8 @@ typedef struct Plan {
     Private private_part;
     unsigned adapter_f;                        // fraction bits of private weights
     LayerPlan *layer;                          // (layers)
-    unsigned head_f;                           // fraction bits of the public head (16-bit integers)
+    unsigned weight_bits;                      // of public weights: 16, or 8 times a scale of each row (a quantised base)
+    unsigned head_f;                           // fraction bits of the public head
     int final_range, logit_range;              // |x| < 2^final_range before the final norm, |logit| < 2^logit_range
     Width final_residual;                      // x as opened for the final norm
     unsigned final_sum;                        // ring of its sum of squares
@@ -80,7 +81,12 @@ typedef struct Plan {
     Arena arena;
 } Plan;
 
-typedef struct PlanOptions { uint32_t context, frozen; Prefer prefer; Private private_part; } PlanOptions;
+typedef struct PlanOptions {
+    uint32_t context, frozen;
+    Prefer prefer;
+    Private private_part;
+    unsigned weight_bits;                      // of plan_assume: 8, or 16 (also 0); plan_make follows the model
+} PlanOptions;
 /* Runs the plain model with its adapter over the text, watches the ranges and chooses the plan. */
 CHECKED Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions *o, const int32_t *tokens, size_t count);
 /* A plan for a shape alone, with ranges that are typical of trained models: for predicting costs, not for running. */

@@ -74,9 +74,10 @@ PinShape pin_shape(const Plan *p, const ModelConfig *c, uint32_t layer, Pin pin)
 /* Its integers (outputs, inputs), at S and CLEAR. */
 CHECKED Result pin_weights(int32_t **out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, Pin pin, Arena *arena);
 Pin pin_of_b(MatrixKind kind);
-/* The integers of a public matrix of a secure layer, the norm's gain and the queries' 1 / sqrt(head_dim) folded in. */
-CHECKED Result public_weights(int16_t **out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena);
-CHECKED Result public_head(int16_t **out, const Plan *p, const Model *m, Arena *arena);
+/* The integers of a public matrix of a secure layer, the norm's gain and the queries' 1 / sqrt(head_dim) folded in: 16-bit
+ * ones in the arena, or those of a quantised base where its file is mapped. out: its shape and fraction bits are set. */
+CHECKED Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena);
+CHECKED Result public_head(PublicMatrix *out, const Plan *p, const Model *m, Arena *arena);
 /* The largest |w| of a matrix as it is quantised. */
 double public_largest(const Model *m, uint32_t layer, MatrixKind kind);
 double head_largest(const Model *m);

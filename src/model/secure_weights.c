@@ -20,18 +20,20 @@ static double scale_of(const ModelConfig *c, MatrixKind kind) { return kind == M
 
 // ---- public integers -------------------------------------------------------------------------------------------------
 
-typedef struct Scaled { const float *w, *gain; double scale; size_t rows, cols; } Scaled;
+typedef struct Scaled { const float *w, *gain; double scale; size_t rows, cols; QuantMatrix quant; } Scaled;    // w NULL: quant
 
 static Scaled scaled_matrix(const Model *m, uint32_t layer, MatrixKind kind)
 {
     const ModelConfig *c = &m->config;
-    return (Scaled){m->layer[layer].mat[kind], gain_of(m, layer, kind), scale_of(c, kind), matrix_rows(c, kind), matrix_cols(c, kind)};
+    const LayerWeights *l = &m->layer[layer];
+    return (Scaled){l->mat[kind], gain_of(m, layer, kind), scale_of(c, kind), matrix_rows(c, kind), matrix_cols(c, kind), l->quant[kind]};
 }
 
-static Scaled scaled_head(const Model *m) { return (Scaled){m->head, m->final_norm, 1, m->config.vocab, m->config.width}; }
+static Scaled scaled_head(const Model *m) { return (Scaled){m->head, m->final_norm, 1, m->config.vocab, m->config.width, m->quant_head}; }
 
 static double scaled_at(const Scaled *s, size_t i, size_t j)
 {
+    if (!s->w) return (double)s->quant.w[i * s->cols + j] * ldexp(s->quant.scale[i], -QUANT_F);    // gain and scale are in it
     return (double)s->w[i * s->cols + j] * (s->gain ? (double)s->gain[j] : 1) * s->scale;
 }
 
@@ -62,15 +64,30 @@ static CHECKED Result scaled_round(int16_t **out, Scaled s, unsigned f, const ch
     return OK;
 }
 
-Result public_weights(int16_t **out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena)
+static CHECKED Result public_integers(PublicMatrix *out, const Plan *p, const Model *m, Scaled s, const char *name, Arena *arena)
 {
-    Result r = scaled_round(out, scaled_matrix(m, p->frozen + layer, kind), p->layer[layer].weight_f[kind], matrix_names[kind], arena);
+    if ((p->weight_bits == 8) != m->quantised) {
+        return fail(FAIL_DATA, "the plan is for public weights of %u bits, and the base has %s", p->weight_bits, m->quantised ? "8" : "floats");
+    }
+    if (m->quantised) {
+        out->w8 = s.quant.w, out->scale = s.quant.scale;
+        return OK;
+    }
+    int16_t *w;
+    GUARD(scaled_round(&w, s, out->f, name, arena));
+    out->w16 = w;
+    return OK;
+}
+
+Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena)
+{
+    Result r = public_integers(out, p, m, scaled_matrix(m, p->frozen + layer, kind), matrix_names[kind], arena);
     return failed(r) ? fail_in(r, "layer %u", p->frozen + layer) : OK;
 }
 
-Result public_head(int16_t **out, const Plan *p, const Model *m, Arena *arena)
+Result public_head(PublicMatrix *out, const Plan *p, const Model *m, Arena *arena)
 {
-    return scaled_round(out, scaled_head(m), p->head_f, "head", arena);
+    return public_integers(out, p, m, scaled_head(m), "head", arena);
 }
 
 // ---- private integers ------------------------------------------------------------------------------------------------
@@ -234,24 +251,60 @@ static void hash_integers(Hash *h, const void *data, size_t count, unsigned byte
     wipe(little, sizeof little);
 }
 
-Result public_hash(const Plan *p, const Model *m, uint8_t out[HASH_BYTES])
+typedef struct HashJob { const Plan *p; const Model *m; uint8_t (*of)[HASH_BYTES]; } HashJob;
+
+/* The public matrices in their order: those of the secure layers, where they are public, and the head. */
+static size_t public_count(const Plan *p) { return p->private_part == PRIVATE_LAYERS ? 1 : (size_t)p->layers * MAT_COUNT + 1; }
+
+static CHECKED Result public_nth(PublicMatrix *out, const Plan *p, const Model *m, size_t i, Arena *a)
 {
     const ModelConfig *c = &m->config;
-    Hash h;
-    hash_init(&h);
-    Result r = OK;
-    for (uint32_t l = 0; l <= p->layers && !failed(r); l++) {
-        for (MatrixKind k = 0; k < MAT_COUNT && !failed(r); k++) {
-            bool head = l == p->layers;
-            if (head ? k > 0 : p->private_part == PRIVATE_LAYERS) continue;
-            Arena a;
-            arena_init(&a, false);
-            int16_t *w;
-            r = head ? public_head(&w, p, m, &a) : public_weights(&w, p, m, l, k, &a);
-            if (!failed(r)) hash_integers(&h, w, head ? (size_t)c->vocab * c->width : (size_t)matrix_rows(c, k) * matrix_cols(c, k), 2);
-            arena_free(&a);
-        }
+    if (i + 1 == public_count(p)) {
+        *out = (PublicMatrix){c->vocab, c->width, p->head_f, NULL, NULL, NULL};
+        return public_head(out, p, m, a);
     }
+    uint32_t layer = (uint32_t)(i / MAT_COUNT);
+    MatrixKind kind = (MatrixKind)(i % MAT_COUNT);
+    *out = (PublicMatrix){matrix_rows(c, kind), matrix_cols(c, kind), p->layer[layer].weight_f[kind], NULL, NULL, NULL};
+    return public_matrix(out, p, m, layer, kind, a);
+}
+
+static void hash_quantised(void *ctx, size_t begin, size_t end)
+{
+    const HashJob *j = ctx;
+    for (size_t i = begin; i < end; i++) {
+        PublicMatrix w;
+        Hash h;
+        if (failed(public_nth(&w, j->p, j->m, i, NULL))) bug("%s", result_text());
+        hash_init(&h);
+        hash_integers(&h, w.scale, w.outputs, 4);
+        hash_add(&h, w.w8, w.outputs * w.inputs);
+        hash_end(&h, j->of[i]);
+    }
+}
+
+/* Of 16-bit integers, one after the other. Of a quantised base, gigabytes, of the hashes of its matrices, which run in parallel. */
+Result public_hash(const Plan *p, const Model *m, uint8_t out[HASH_BYTES])
+{
+    size_t count = public_count(p);
+    Hash h;
+    Arena a;
+    Result r = OK;
+    hash_init(&h);
+    arena_init(&a, false);
+    ArenaMark start = arena_mark(&a);
+    for (size_t i = 0; i < count && !failed(r) && !(m->quantised && p->weight_bits == 8); i++) {
+        PublicMatrix w;
+        r = public_nth(&w, p, m, i, &a);
+        if (!failed(r)) hash_integers(&h, w.w16, w.outputs * w.inputs, 2);
+        arena_rollback(&a, start);
+    }
+    if (m->quantised && p->weight_bits == 8) {
+        HashJob job = {p, m, arena_alloc(&a, count, HASH_BYTES)};
+        parallel_for(count, 1, hash_quantised, &job);
+        hash_add(&h, job.of, count * HASH_BYTES);
+    }
+    arena_free(&a);
     hash_end(&h, out);
     return r;
 }

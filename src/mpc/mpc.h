@@ -90,8 +90,11 @@ Wire wire_columns(Engine *e, Wire a, size_t from, size_t count);          // of 
 /* Any Z-linear map of one row to another: body(ctx, row, out, in) on each share; out has layout `at`. */
 typedef void LinearBody(const void *ctx, size_t row, uint64_t *out, const uint64_t *in);
 Wire wire_map(Engine *e, Wire a, const Layout *at, unsigned add_f, LinearBody *body, const void *ctx);
-/* Public integer weights (outputs, inputs) with f fraction bits. */
-typedef struct PublicMatrix { const int16_t *w; size_t outputs, inputs; unsigned f; } PublicMatrix;
+/* Public integer weights (outputs, inputs) with f fraction bits: 16-bit words or, where scale is not NULL, bytes, times the scale
+ * (outputs) of the row, whose fraction bits are then all there are. */
+typedef struct PublicMatrix { size_t outputs, inputs; unsigned f; const int16_t *w16; const int8_t *w8; const int32_t *scale; } PublicMatrix;
+/* out (rows, outputs) = x (rows, inputs) W^T of one share, mod 2^bits. */
+void public_product(uint64_t *out, const uint64_t *x, const PublicMatrix *m, size_t rows, unsigned bits);
 Wire wire_linear(Engine *e, Wire a, const PublicMatrix *m);   // scale f + m->f
 
 /* C's own value (words of the ring), re-shared from the seed of C and S. x may be NULL at the other roles. No bytes. */

@@ -70,13 +70,24 @@ Wire wire_map(Engine *e, Wire a, const Layout *at, unsigned add_f, LinearBody *b
     return w;
 }
 
+void public_product(uint64_t *out, const uint64_t *x, const PublicMatrix *m, size_t rows, unsigned bits)
+{
+    if (!m->scale) {
+        ring_linear_i16(out, x, m->w16, rows, m->outputs, m->inputs, bits);
+        return;
+    }
+    ring_linear_i8(out, x, m->w8, rows, m->outputs, m->inputs, bits);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < m->outputs; j++) out[r * m->outputs + j] *= (uint64_t)(int64_t)m->scale[j];
+}
+
 Wire wire_linear(Engine *e, Wire a, const PublicMatrix *m)
 {
     size_t rows = a.at->rows;
     ASSERT(layout_len(a.at) == rows * m->inputs);
     Wire w = wire_new(e, layout_uniform(e, m->outputs), a.n, a.f + m->f);
-    if (w.c.word) ring_linear_i16(w.c.word, a.c.word, m->w, rows, m->outputs, m->inputs, a.n);
-    if (w.s.word) ring_linear_i16(w.s.word, a.s.word, m->w, rows, m->outputs, m->inputs, a.n);
+    if (w.c.word) public_product(w.c.word, a.c.word, m, rows, a.n);
+    if (w.s.word) public_product(w.s.word, a.s.word, m, rows, a.n);
     return w;
 }
 

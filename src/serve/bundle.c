@@ -37,7 +37,7 @@ static Result bundle_read(Bundle *b, const char *model_dir, const char *adapter_
                           Arena *a)
 {
     if (!plan_path) plan_path = arena_format(a, "%s/marill-plan.json", adapter_dir ? adapter_dir : model_dir);
-    GUARD(model_load(&b->model, model_dir));
+    GUARD(model_open(&b->model, model_dir));
     if (adapter_dir && want_adapter_weights) {
         b->has_adapter = true;
         GUARD(adapter_load(&b->adapter, adapter_dir, &b->model.config));
