@@ -99,7 +99,7 @@ static void parties_run(Party party[5], void (*program)(Party *), void *ctx)
     channel_memory(&cs[0], &cs[1]);
     channel_memory(&ts[0], &ts[1]);
     static MemoryFeed read, write;
-    read = (MemoryFeed){{memory_read, NULL}, ts[0]}, write = (MemoryFeed){{NULL, memory_write}, ts[1]};
+    read = (MemoryFeed){{.read = memory_read}, ts[0]}, write = (MemoryFeed){{.write = memory_write}, ts[1]};
     pthread_t thread[5];
     for (int r = ROLE_CLIENT; r <= ROLE_COUNT; r++) {
         party[r] = (Party){.role = (Role)r, .program = program, .ctx = ctx};

@@ -200,6 +200,29 @@ TEST(prg_words_are_cut_integers_of_the_stream)
     }
 }
 
+TEST(prg_words_ahead_are_those_of_the_stream)
+{
+    static uint64_t want[700], got[700];
+    uint8_t key[16] = {11};
+    for (int portable = 0; portable < 2; portable++) {
+        crypto_init(portable);
+        for (int round = 0; round < 300; round++) {
+            size_t before = (size_t)(test_random() * 50), skip = (size_t)(test_random() * 300), len = (size_t)(test_random() * 700);
+            unsigned n = 1 + (unsigned)(test_random() * 64);
+            uint8_t bytes[300];
+            Prg p, q;
+            prg_init(&p, key), prg_init(&q, key);
+            prg_bytes(&p, bytes, before), prg_bytes(&q, bytes, before);
+            prg_words_at(&q, skip, got, len, n);               // q stays where it is
+            prg_bytes(&p, bytes, skip), prg_skip(&q, skip);
+            prg_words(&p, want, len, n);
+            CHECK(!memcmp(want, got, len * sizeof *want));
+            prg_words(&q, got, len, n);
+            CHECK(!memcmp(want, got, len * sizeof *want));
+        }
+    }
+}
+
 TEST(prg_ends_after_2_36_blocks)
 {
     uint8_t key[16] = {0}, out[32];

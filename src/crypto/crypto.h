@@ -42,7 +42,11 @@ typedef struct Prg { uint32_t round_key[44]; uint64_t block; uint8_t left[16]; u
 void prg_init(Prg *p, const uint8_t key[16]);
 void prg_bytes(Prg *p, void *out, size_t len);
 /* len words of n bits; the stream spends 1, 2, 4 or 8 whole bytes a word. Upper bits come out zero. */
+static inline unsigned prg_word_bytes(unsigned n) { return n <= 8 ? 1 : n <= 16 ? 2 : n <= 32 ? 4 : 8; }
 void prg_words(Prg *p, uint64_t *out, size_t len, unsigned n);
+/* The same words `skip` bytes ahead; the stream does not move. So the parts of a long read can be made side by side. */
+void prg_words_at(const Prg *p, uint64_t skip, uint64_t *out, size_t len, unsigned n);
+void prg_skip(Prg *p, uint64_t bytes);         // as if they had been read
 
 // ---- identities ------------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ static Prg *streams_new(Engine *e, const uint8_t (*keys)[KEY_BYTES], const char 
 void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES], const uint8_t (*server)[KEY_BYTES])
 {
     ASSERT(rows > 0 && first >= e->next && (e->queued == 0 || e->failure != FAIL_NONE));
-    e->queued = 0, e->next = first + rows;     // a segment is used once
+    e->queued = e->out.len = 0, e->next = first + rows;       // a segment is used once
     ASSERT((client != NULL) == (e->client || e->third) && (server != NULL) == (e->server || e->third));
     arena_rollback(&e->step, (ArenaMark){0});
     e->rows = rows;
@@ -134,6 +134,39 @@ void wire_settle(const Engine *e, Wire *a, const uint64_t *value)
     ring_sub(a->s.word, value, a->c.word, layout_len(a->at));
 }
 
+// ---- blocks ----------------------------------------------------------------------------------------------------------
+
+enum { BLOCKS_A_PART = 8 };                    // that are worth waking a thread for
+
+typedef struct BlocksJob { const Layout *at; size_t begin, end; BlockBody *body; void *ctx; } BlocksJob;
+
+static size_t row_blocks(const Layout *at, size_t row) { return (row_words(at, row) + BLOCK - 1) / BLOCK; }
+
+static void blocks_part(void *ctx, size_t begin, size_t end)
+{
+    const BlocksJob *j = ctx;
+    uint64_t tmp[BLOCK_TEMPS][BLOCK];
+    size_t first = 0, longest = 0;             // first: number of the row's first block
+    for (size_t r = j->begin; r < j->end && first < end; r++) {
+        size_t count = row_blocks(j->at, r), words = row_words(j->at, r);
+        for (size_t b = begin > first ? begin - first : 0; b < count && first + b < end; b++) {
+            size_t from = b * BLOCK, len = words - from < BLOCK ? words - from : BLOCK;
+            j->body(j->ctx, &(Block){r, from, len, j->at->begin[r] + from, tmp});
+            if (len > longest) longest = len;
+        }
+        first += count;
+    }
+    for (size_t k = 0; k < BLOCK_TEMPS; k++) wipe(tmp[k], longest * sizeof *tmp[k]);
+}
+
+void blocks_run(const Layout *at, size_t begin, size_t end, BlockBody *body, void *ctx)
+{
+    BlocksJob job = {at, begin, end, body, ctx};
+    size_t blocks = 0;
+    for (size_t r = begin; r < end; r++) blocks += row_blocks(at, r);
+    parallel_for(blocks, BLOCKS_A_PART, blocks_part, &job);
+}
+
 // ---- exchanges -------------------------------------------------------------------------------------------------------
 
 unsigned row_width(unsigned n, const uint8_t *row_n, size_t row) { return row_n ? row_n[row] : n; }
@@ -141,73 +174,90 @@ unsigned row_width(unsigned n, const uint8_t *row_n, size_t row) { return row_n 
 static size_t pending_bytes(const Pending *p)
 {
     size_t bytes = 0;
-    for (size_t r = 0; r < p->at->rows; r++)
-        bytes += ring_packed_size(p->at->begin[r + 1] - p->at->begin[r], row_width(p->n, p->row_n, r));
+    for (size_t r = 0; r < p->at->rows; r++) bytes += ring_packed_size(row_words(p->at, r), row_width(p->n, p->row_n, r));
     return bytes;
-}
-
-void engine_queue(Engine *e, Pending p)
-{
-    if (e->role == ROLE_THIRD) return;                        // T takes part in no exchange
-    ASSERT(e->queued < sizeof e->queue / sizeof *e->queue);
-    e->queue[e->queued++] = p;
 }
 
 static bool pending_mine(const Engine *e, const Pending *p) { return e->role == ROLE_CLIENT ? p->from_client : p->from_server; }
 static bool pending_theirs(const Engine *e, const Pending *p) { return e->role == ROLE_CLIENT ? p->from_server : p->from_client; }
 
-static void pending_pack(Engine *e, const Pending *p)
+static const size_t *packed_rows(Engine *e, const Pending *p)
 {
-    for (size_t r = 0; r < p->at->rows; r++) {
-        size_t from = p->at->begin[r], len = p->at->begin[r + 1] - from;
-        unsigned n = row_width(p->n, p->row_n, r);
-        size_t bytes = ring_packed_size(len, n);
-        buffer_reserve(&e->out, bytes);
-        ring_pack(e->out.data + e->out.len, p->mine + from, len, n);
-        e->out.len += bytes;
-    }
+    size_t *byte = arena_new(&e->step, size_t, p->at->rows + 1);
+    for (size_t r = 0; r < p->at->rows; r++)
+        byte[r + 1] = byte[r] + ring_packed_size(row_words(p->at, r), row_width(p->n, p->row_n, r));
+    return byte;
 }
 
-/* sum := mine (if I sent) + theirs (at *in, if they sent). */
-static void pending_finish(const Engine *e, const Pending *p, const uint8_t **in)
+uint8_t *engine_queue(Engine *e, Pending *p)
 {
-    size_t len = layout_len(p->at);
-    bool mine = pending_mine(e, p), theirs = pending_theirs(e, p);
-    if (!p->sum || (!theirs && !p->opened)) return;
-    for (size_t r = 0; theirs && r < p->at->rows; r++) {
-        size_t from = p->at->begin[r], words = p->at->begin[r + 1] - from;
-        unsigned n = row_width(p->n, p->row_n, r);
-        ring_unpack(p->sum + from, *in, words, n);
-        *in += ring_packed_size(words, n);
-    }
-    if (!theirs) memcpy(p->sum, p->mine, len * sizeof *p->sum);
-    else if (mine) ring_add_to(p->sum, p->mine, len);
+    if (e->role == ROLE_THIRD) return NULL;                   // T takes part in no exchange
+    ASSERT(e->queued < sizeof e->queue / sizeof *e->queue);
+    p->byte = e->online ? packed_rows(e, p) : NULL;
+    e->queue[e->queued++] = *p;
+    if (!e->online || !pending_mine(e, p)) return NULL;
+    size_t bytes = p->byte[p->at->rows];
+    buffer_reserve(&e->out, bytes);
+    e->out.len += bytes;
+    return e->out.data + e->out.len - bytes;
+}
+
+typedef struct Sending { const Pending *p; const uint64_t *a, *b; uint8_t *out; } Sending;
+
+static void sending_block(void *ctx, const Block *b)
+{
+    const Sending *s = ctx;
+    unsigned n = row_width(s->p->n, s->p->row_n, b->row);
+    const uint64_t *x = s->a + b->i;
+    if (s->b) ring_add(b->tmp[0], x, s->b + b->i, b->len), x = b->tmp[0];
+    ring_pack(s->out + s->p->byte[b->row] + b->from * n / 8, x, b->len, n);
+}
+
+void engine_send(Engine *e, Pending p, const uint64_t *a, const uint64_t *b)
+{
+    Sending s = {&p, a, b, engine_queue(e, &p)};
+    if (s.out) rows_run(p.at, sending_block, &s);
+}
+
+typedef struct Arrival { const Pending *p; const uint8_t *in; } Arrival;
+
+static void arrival_block(void *ctx, const Block *b)
+{
+    const Arrival *a = ctx;
+    const Pending *p = a->p;
+    unsigned n = row_width(p->n, p->row_n, b->row);
+    uint64_t *theirs = b->tmp[0], *to = p->to + b->i;
+    ring_unpack(p->add ? theirs : to, a->in + p->byte[b->row] + b->from * n / 8, b->len, n);
+    if (p->add) ring_add_to(to, theirs, b->len);
+    if (p->opened) for (size_t i = 0; i < b->len; i++) to[i] = ring_low(to[i], n) - opened_centre(n);
 }
 
 static CHECKED Result exchange_online(Engine *e, const char *name)
 {
     size_t expected = 0;
-    e->out.len = 0;
-    for (size_t i = 0; i < e->queued; i++) {
-        if (pending_mine(e, &e->queue[i])) pending_pack(e, &e->queue[i]);
-        if (pending_theirs(e, &e->queue[i])) expected += pending_bytes(&e->queue[i]);
-    }
+    for (size_t i = 0; i < e->queued; i++)
+        if (pending_theirs(e, &e->queue[i])) expected += e->queue[i].byte[e->queue[i].at->rows];
     if (e->out.len) GUARD(channel_send(e->peer, e->out.data, e->out.len));
-    const uint8_t *in = NULL;
-    if (expected) {
-        e->in.len = 0;
-        buffer_reserve(&e->in, expected);
-        GUARD(channel_expect(e->peer, e->in.data, expected, name));
-        in = e->in.data;
+    if (!expected) return OK;
+    e->in.len = 0;
+    buffer_reserve(&e->in, expected);
+    GUARD(channel_expect(e->peer, e->in.data, expected, name));
+    const uint8_t *in = e->in.data;
+    for (size_t i = 0; i < e->queued; i++) {
+        const Pending *p = &e->queue[i];
+        if (!pending_theirs(e, p)) continue;
+        if (p->to) rows_run(p->at, arrival_block, &(Arrival){p, in});
+        in += p->byte[p->at->rows];
     }
-    for (size_t i = 0; i < e->queued; i++) pending_finish(e, &e->queue[i], &in);
     return OK;
 }
+
+static void queue_clear(Engine *e) { e->queued = 0, e->out.len = 0; }
 
 CHECKED Result engine_exchange(Engine *e, const char *name)
 {
     if (e->failure != FAIL_NONE) {
-        e->queued = 0;
+        queue_clear(e);
         return fail(e->failure, "%s", e->failure_text);
     }
     if (e->role == ROLE_THIRD) return OK;
@@ -219,13 +269,10 @@ CHECKED Result engine_exchange(Engine *e, const char *name)
     e->cost.bytes.client_to_server += c_to_s, e->cost.bytes.server_to_client += s_to_c, e->cost.exchanges++;
     if (e->trace) e->trace(e->trace_ctx, name, c_to_s, s_to_c, e->cost.bytes.third_to_server - e->dealt_before);
     e->dealt_before = e->cost.bytes.third_to_server;
-    if (e->online) {
-        Result r = exchange_online(e, name);
-        if (failed(r)) { engine_fail(e, r); e->queued = 0; return r; }
-    }
-    for (size_t i = 0; i < e->queued; i++) if (e->queue[i].opened) opened_complete(e, e->queue[i].opened);
-    e->queued = 0;
-    return OK;
+    Result r = e->online ? exchange_online(e, name) : OK;
+    if (failed(r)) engine_fail(e, r);
+    queue_clear(e);
+    return r;
 }
 
 CHECKED Result engine_end(Engine *e)

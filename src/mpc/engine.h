@@ -10,15 +10,20 @@
 #include <string.h>
 #include "mpc/mpc.h"
 
-/* A message queued for the next exchange. sum := what both sides sent, added up mod 2^n, at everyone who learns it. */
+/* Work on tensors goes by blocks of this many words: what a block needs stays in the first caches, and blocks of any row can be
+ * made side by side. A block begins at a whole byte of anything packed. */
+enum { BLOCK = 1024 };
+
+/* A message queued for the next exchange; what this party sends is packed already. `to` receives what the other side sent. */
 typedef struct Pending {
     bool from_client, from_server;
     const Layout *at;
     const uint8_t *row_n;                      // width by row, or NULL: n
     unsigned n;
-    const uint64_t *mine;                      // C, S: what this party sends
-    uint64_t *sum;
-    struct Opened *opened;                     // to be completed with the sum, or NULL
+    uint64_t *to;                              // NULL: not for this party
+    bool add;                                  // to += theirs: what this party sent is there
+    bool opened;                               // they make a masked value, and `to` becomes its p
+    const size_t *byte;                        // where each row begins (rows + 1); NULL where nobody is online
 } Pending;
 
 struct Engine {
@@ -49,8 +54,7 @@ struct Opened {
     const Layout *at;
     unsigned n, f;
     const uint8_t *row_n;
-    uint64_t *hat;                             // x + 2^(n-2) + r mod 2^n: what travelled; C, S, CLEAR after the exchange
-    uint64_t *p;                               // hat - 2^(n-2): x = p - r
+    uint64_t *p;                               // C, S, CLEAR after the exchange: x = p - r. See opened_hat
     Share rc, rs;                              // mask shares, below 2^n: C has rc, S has rs, T and CLEAR have both
     uint64_t *value;                           // CLEAR: x, sign-extended
     Factor *factor;                            // as made last
@@ -58,9 +62,10 @@ struct Opened {
 
 /* One summand g * mu of a factor: g public now, mu known to T beforehand. */
 typedef struct Term {
-    const uint64_t *g;                         // NULL: the constant k
+    const uint64_t *g;                         // NULL: the constant k, or the wrap of `flag`
     uint64_t k;
-    const uint64_t *mu;                        // T, CLEAR
+    const uint64_t *mu;                        // T, CLEAR; NULL: the mask of `mask`, or the top bit of that of `flag`
+    const Opened *mask, *flag;
     bool one;                                  // mu is the constant 1
     unsigned v;                                // 2^v divides g
     bool shared;                               // shares of mu are there, mod 2^(ring - v)
@@ -74,7 +79,6 @@ struct Factor {
     const Layout *at;
     unsigned f, ring, count;
     Term term[FACTOR_TERMS];
-    const Opened *mask;                        // of the term that is to be widened
     const uint64_t *value;                     // CLEAR: the value, mod 2^ring
 };
 
@@ -84,19 +88,51 @@ uint64_t *words_new(Engine *e, size_t len);                   // step arena; NUL
 uint64_t *words_if(Engine *e, bool wanted, size_t len);
 Wire wire_new(Engine *e, const Layout *at, unsigned n, unsigned f);          // shares allocated where held
 void engine_fail(Engine *e, Result r);                        // keeps the first failure
-void engine_queue(Engine *e, Pending p);
+/* Queues a message. Where this party sends it: where it is to be packed, row r from byte p->byte[r] on; else NULL. The
+ * address is good until the next message is queued. */
+uint8_t *engine_queue(Engine *e, Pending *p);
+/* Queues a message of words a + b (b NULL: a), to be packed at once. */
+void engine_send(Engine *e, Pending p, const uint64_t *a, const uint64_t *b);
 unsigned row_width(unsigned n, const uint8_t *row_n, size_t row);
+static inline size_t row_words(const Layout *at, size_t row) { return at->begin[row + 1] - at->begin[row]; }
 uint64_t wire_value(const Engine *e, const Wire *a, size_t i);               // CLEAR: c + s mod 2^64
 void wire_settle(const Engine *e, Wire *a, const uint64_t *value);           // CLEAR: s := value - c
 
+/* Calls body for every block of the rows [begin, end), in parallel: words [from, from + len) of `row`, which lie at `i` of the
+ * tensor. tmp: BLOCK words each for the body's use, wiped later; the last one is deal_block's. */
+enum { BLOCK_TEMPS = 6 };
+typedef struct Block { size_t row, from, len, i; uint64_t (*tmp)[BLOCK]; } Block;
+typedef void BlockBody(void *ctx, const Block *b);
+void blocks_run(const Layout *at, size_t begin, size_t end, BlockBody *body, void *ctx);
+static inline void rows_run(const Layout *at, BlockBody *body, void *ctx) { blocks_run(at, 0, at->rows, body, ctx); }
+
 // ---- source.c --------------------------------------------------------------------------------------------------------
 
-/* A uniform mask: C's share from its stream, S's from its own. No bytes. */
-void source_mask(Engine *e, Share *rc, Share *rs, const Layout *at, unsigned n, const uint8_t *row_n);
+/* A uniform mask: C's share from its stream, S's from its own. No bytes. (wire_open makes its masks block by block.) */
 void source_mask_client(Engine *e, Share *rc, const Layout *at, unsigned n);
 void source_mask_server(Engine *e, Share *rs, const Layout *at, unsigned n);
 /* Shares of T's value (T; NULL elsewhere) mod 2^n: C's from its stream, n bits a word to S. */
 void source_deal(Engine *e, Share *c, Share *s, const uint64_t *value, const Layout *at, unsigned n);
+/* What T deals in one move is a list of fields, and the words of a row are those of its fields, one after the other: in the
+ * row's stream at C, packed in the feed of S. deal_run makes the words of a few rows at a time available to `stage`, which
+ * takes them block by block. Nothing is computed by roles that have no numbers; all roles count. */
+typedef struct Field { const Layout *at; unsigned n; } Field;
+typedef struct Deal {
+    Engine *e;
+    const Field *field;
+    size_t count;
+    uint8_t **packed;                          // by row of the batch: from the feed (S), for it (T)
+} Deal;
+typedef void DealStage(void *ctx, const Deal *d, size_t begin, size_t end);  // rows [begin, end)
+void deal_run(Engine *e, const Field *field, size_t count, DealStage *stage, void *ctx);
+/* A block of field k: c := C's words (C, T, CLEAR), s := S's (S). value: T's secrets (T), which are dealt. */
+void deal_block(const Deal *d, size_t k, const Block *b, uint64_t *c, uint64_t *s, const uint64_t *value);
+/* A block of a mask of n bits, the next words of a row's stream: source_skip moves all of them on. */
+static inline void mask_block(const Prg *prg, const Block *b, uint64_t *r, unsigned n)
+{
+    prg_words_at(&prg[b->row], b->from * prg_word_bytes(n), r + b->i, b->len, n);
+}
+void source_skip(Prg *prg, const Layout *at, unsigned n, const uint8_t *row_n);
 /* XOR shares of one-hot bit vectors at point[i] < cells, cells a multiple of 8: bits (len * cells / 8 bytes). T and CLEAR
  * learn which party holds the one: sign[i] = 1 (C) or -1. */
 void source_onehot(Engine *e, uint8_t **c, uint8_t **s, uint64_t *sign, const uint64_t *point, const Layout *at, size_t cells);
@@ -106,7 +142,9 @@ void source_onehot_words(Engine *e, size_t row, uint64_t *c, uint64_t *s, const 
 // ---- product.c, lookup.c ---------------------------------------------------------------------------------------------
 
 Opened *opened_new(Engine *e, const Layout *at, unsigned n, unsigned f);
-void opened_complete(const Engine *e, Opened *o);             // after the exchange
+static inline uint64_t opened_centre(unsigned n) { return n > 1 ? UINT64_C(1) << (n - 2) : 0; }
+/* x + 2^(n-2) + r mod 2^n: what travelled. */
+static inline uint64_t opened_hat(const Opened *o, size_t i) { return o->p[i] + opened_centre(o->n); }
 uint64_t opened_mask(const Opened *o, size_t i);              // T, CLEAR: r, below 2^n
 Factor *factor_new(Engine *e, const Layout *at, unsigned f, unsigned ring);
 Term *factor_term(Factor *x);

@@ -205,7 +205,7 @@ const Factor *looked_factor(Engine *e, Looked *l, unsigned n)
         if (c->signs && e->client) t->c = l->pop;
         if (c->signs && e->server) t->s = l->pop;
         if (n <= m + c->up) continue;
-        for (size_t i = 0; flag && i < len; i++) flag[i] = (1 - (c->u->hat[i] >> (m - 1))) << (m + c->up);
+        for (size_t i = 0; flag && i < len; i++) flag[i] = (1 - (opened_hat(c->u, i) >> (m - 1))) << (m + c->up);
         for (size_t i = 0; mu && i < len; i++) mu[i] = c->mu[i] * (opened_mask(c->u, i) >> (m - 1));
         *factor_term(x) = (Term){.g = flag, .mu = mu, .v = m + c->up, .ring = n};
     }

@@ -36,11 +36,14 @@ typedef enum { ROLE_CLIENT, ROLE_SERVER, ROLE_THIRD, ROLE_CLEAR, ROLE_COUNT } Ro
 
 typedef struct Engine Engine;
 
-/* The third's words: written by T, read by S; `row` is the row of the batch that they belong to. */
+/* The third's words: written by T, read by S; `row` is the row of the batch that they belong to. Within a row they are in
+ * program order; a move writes, and reads, all of its words of one row before those of the next. */
 typedef struct Feed Feed;
 struct Feed {
     Result (*read)(Feed *f, size_t row, void *out, size_t len);
     Result (*write)(Feed *f, size_t row, const void *data, size_t len);
+    /* read without a copy: the words where they lie, untouched until the end of the batch. NULL: they lie nowhere. */
+    Result (*take)(Feed *f, size_t row, const uint8_t **out, size_t len);
 };
 
 typedef struct LinkBytes { uint64_t client_to_server, server_to_client, third_to_client, third_to_server, client_to_third, server_to_third; } LinkBytes;

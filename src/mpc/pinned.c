@@ -65,7 +65,7 @@ struct Pinning {
     const Layout *in, *at;
     unsigned f;                                // of x
     Wire x;
-    Share rc, c, s;                            // C's mask; dealt M r_C
+    Share rc, s;                               // C's mask; S's words of M r_C
     uint64_t *hat;                             // S: x_C + r_C
     uint64_t *value;                           // CLEAR: A x
     Share share_c;                             // C's share of the result
@@ -78,18 +78,36 @@ static void matvec(const Pinned *p, uint64_t *out, const uint64_t *matrix, const
     ring_matmul(out, p->outputs, x, p->inputs, matrix, p->inputs, rows, p->outputs, p->inputs, p->n, false);
 }
 
-/* T deals M r; C's share of the result is -D r - dealt. */
+typedef struct PinningDeal { Pinning *g; const uint64_t *z; const Deal *deal; } PinningDeal;
+
+/* S keeps its words until the product is there; C's share of the result is -D r - dealt. */
+static void pinning_block(void *ctx, const Block *b)
+{
+    const PinningDeal *j = ctx;
+    Pinning *g = j->g;
+    deal_block(j->deal, 0, b, b->tmp[0], g->s.word ? g->s.word + b->i : NULL, j->z ? j->z + b->i : NULL);
+    uint64_t *c = g->share_c.word ? g->share_c.word + b->i : NULL;
+    for (size_t i = 0; c && i < b->len; i++) c[i] = 0 - c[i] - b->tmp[0][i];
+}
+
+static void pinning_stage(void *ctx, const Deal *d, size_t begin, size_t end)
+{
+    PinningDeal *j = ctx;
+    j->deal = d;
+    blocks_run(d->field->at, begin, end, pinning_block, j);
+}
+
+/* T deals M r. */
 static void pinning_deal(Engine *e, Pinning *g, const Share *r)
 {
     const Pinned *p = g->p;
     size_t rows = g->in->rows, len = layout_len(g->at);
     uint64_t *z = words_if(e, e->role == ROLE_THIRD, len);
     if (z) matvec(p, z, p->m, r->word, rows);
-    source_deal(e, &g->c, &g->s, z, g->at, p->n);
-    if (!e->client) return;
-    g->share_c.word = words_new(e, len);
-    matvec(p, g->share_c.word, p->d, r->word, rows);
-    for (size_t i = 0; i < len; i++) g->share_c.word[i] = 0 - g->share_c.word[i] - g->c.word[i];
+    g->s.word = words_if(e, e->server, len);
+    g->share_c.word = words_if(e, e->client, len);
+    if (e->client) matvec(p, g->share_c.word, p->d, r->word, rows);
+    deal_run(e, &(Field){g->at, p->n}, 1, pinning_stage, &(PinningDeal){g, z, NULL});
 }
 
 static Pinning *pinning_new(Engine *e, const Layout *in, unsigned f, const Pinned *p)
@@ -104,12 +122,9 @@ static Pinning *pinning_new(Engine *e, const Layout *in, unsigned f, const Pinne
 /* Queues C's share of x under a fresh mask of its own. x_c: C's share. */
 static void pinning_queue(Engine *e, Pinning *g, const uint64_t *x_c)
 {
-    size_t len = layout_len(g->in);
     source_mask_client(e, &g->rc, g->in, g->p->n);
-    uint64_t *mine = words_if(e, e->role == ROLE_CLIENT, len);
-    g->hat = words_if(e, e->server, len);
-    if (mine) ring_add(mine, x_c, g->rc.word, len);
-    engine_queue(e, (Pending){true, false, g->in, NULL, g->p->n, mine, g->hat, NULL});
+    g->hat = words_if(e, e->server, layout_len(g->in));
+    engine_send(e, (Pending){.from_client = true, .at = g->in, .n = g->p->n, .to = g->hat}, x_c, g->rc.word);
     pinning_deal(e, g, &g->rc);
 }
 
@@ -137,24 +152,36 @@ Pinning *pinned_send_after(Engine *e, Pinning *x, unsigned n, unsigned f, const 
     return g;
 }
 
+/* S: A x - dealt. */
+static void product_server(Engine *e, const Pinning *g, Wire *w, const uint64_t *x)
+{
+    w->s.word = words_new(e, layout_len(g->at));
+    matvec(g->p, w->s.word, g->p->a, x, g->in->rows);
+    ring_sub_from(w->s.word, g->s.word, layout_len(g->at));
+}
+
+static void product_clear(Engine *e, const Pinning *g, Wire *w, const uint64_t *x)
+{
+    uint64_t *value = words_new(e, layout_len(g->at));
+    w->s.word = words_new(e, layout_len(g->at));
+    matvec(g->p, value, g->p->a, x, g->in->rows);
+    wire_settle(e, w, value);
+}
+
 Wire pinned_take(Engine *e, Pinning *g)
 {
     const Pinned *p = g->p;
+    size_t in = layout_len(g->in);
     if (g->before) g->x = wire_to(e, pinned_take(e, g->before), g->to_n, g->to_f);
     Wire w = {g->at, p->n, g->f + p->f, g->share_c, {NULL}};
-    size_t rows = g->in->rows, len = layout_len(g->at);
-    if (e->server || e->clear) w.s.word = words_new(e, len);
     if (e->server) {
-        uint64_t *x = words_new(e, layout_len(g->in));
-        ring_add(x, g->hat, g->x.s.word, layout_len(g->in));
-        matvec(p, w.s.word, p->a, x, rows);
-        ring_sub_from(w.s.word, g->s.word, len);
+        ring_add_to(g->hat, g->x.s.word, in);
+        product_server(e, g, &w, g->hat);
     }
     if (e->clear) {
-        uint64_t *x = words_new(e, layout_len(g->in)), *value = words_new(e, len);
-        for (size_t i = 0; i < layout_len(g->in); i++) x[i] = wire_value(e, &g->x, i);
-        matvec(p, value, p->a, x, rows);
-        wire_settle(e, &w, value);
+        uint64_t *x = words_new(e, in);
+        for (size_t i = 0; i < in; i++) x[i] = wire_value(e, &g->x, i);
+        product_clear(e, g, &w, x);
     }
     return w;
 }
@@ -166,18 +193,11 @@ Wire pinned_open(Engine *e, const Opened *x, const Pinned *p)
     Pinning *g = pinning_new(e, x->at, x->f, p);
     pinning_deal(e, g, &x->rc);
     Wire w = {g->at, p->n, x->f + p->f, g->share_c, {NULL}};
-    size_t rows = x->at->rows, len = layout_len(g->at);
-    if (e->server || e->clear) w.s.word = words_new(e, len);
     if (e->server) {
         uint64_t *v = words_new(e, layout_len(x->at));
         ring_sub(v, x->p, x->rs.word, layout_len(x->at));
-        matvec(p, w.s.word, p->a, v, rows);
-        ring_sub_from(w.s.word, g->s.word, len);
+        product_server(e, g, &w, v);
     }
-    if (e->clear) {
-        uint64_t *value = words_new(e, len);
-        matvec(p, value, p->a, x->value, rows);
-        wire_settle(e, &w, value);
-    }
+    if (e->clear) product_clear(e, g, &w, x->value);
     return w;
 }

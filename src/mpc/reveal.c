@@ -22,14 +22,13 @@ Reveal *reveal_send(Engine *e, Wire a, unsigned k)
     Reveal *v = arena_new(&e->step, Reveal, 1);
     *v = (Reveal){.at = a.at, .n = a.n, .k = k, .x_s = a.s.word};
     Share rc;
-    source_mask(e, &rc, &v->rs, a.at, a.n, NULL);
+    source_mask_client(e, &rc, a.at, a.n);
+    source_mask_server(e, &v->rs, a.at, a.n);
     uint64_t *h = words_if(e, e->third, len);
     for (size_t i = 0; h && i < len; i++) h[i] = ring_low(rc.word[i] + v->rs.word[i], a.n) >> k;
     source_deal(e, &v->hc, &v->hs, h, a.at, a.n - k);
-    uint64_t *mine = words_if(e, e->role == ROLE_CLIENT, len);
-    if (mine) ring_add(mine, a.c.word, rc.word, len);
     v->hat = words_if(e, e->server, len);
-    engine_queue(e, (Pending){true, false, a.at, NULL, a.n, mine, v->hat, NULL});
+    engine_send(e, (Pending){.from_client = true, .at = a.at, .n = a.n, .to = v->hat}, a.c.word, rc.word);
     if (e->clear) {
         v->value = (int64_t *)words_new(e, len);
         for (size_t i = 0; i < len; i++) {
@@ -47,7 +46,7 @@ void reveal_answer(Engine *e, Reveal *v)
     for (size_t i = 0; mine && i < len; i++)
         mine[i] = (ring_low(v->hat[i] + v->x_s[i] + v->rs.word[i], v->n) >> v->k) - v->hs.word[i];
     v->answer = words_if(e, e->role == ROLE_CLIENT, len);
-    engine_queue(e, (Pending){false, true, v->at, NULL, v->n - v->k, mine, v->answer, NULL});
+    engine_send(e, (Pending){.from_server = true, .at = v->at, .n = v->n - v->k, .to = v->answer}, mine, NULL);
 }
 
 const int64_t *reveal_take(Engine *e, Reveal *v)

@@ -225,7 +225,7 @@ static Result live_write(Feed *feed, size_t row, const void *data, size_t len)
 
 void live_feed(LiveFeed *f, Channel *c)
 {
-    *f = (LiveFeed){.feed = {live_read, live_write}, .channel = c, .frame.secret = true};
+    *f = (LiveFeed){.feed = {.read = live_read, .write = live_write}, .channel = c, .frame.secret = true};
 }
 
 Result live_feed_drain(LiveFeed *f)
@@ -248,20 +248,28 @@ void live_feed_free(LiveFeed *f)
 
 // ---- words of a pool -------------------------------------------------------------------------------------------------
 
-static Result pool_read(Feed *feed, size_t row, void *out, size_t len)
+static Result pool_take(Feed *feed, size_t row, const uint8_t **out, size_t len)
 {
     PoolFeed *f = (PoolFeed *)feed;
     ASSERT(row < f->rows);
     if (len > f->row[row].len - f->at[row]) return fail(FAIL_DATA, "a segment of the pool has only %zu bytes", f->row[row].len);
-    memcpy(out, f->row[row].data + f->at[row], len);
+    *out = f->row[row].data + f->at[row];
     f->at[row] += len;
     f->bytes += len;
     return OK;
 }
 
+static Result pool_read(Feed *feed, size_t row, void *out, size_t len)
+{
+    const uint8_t *there = NULL;
+    GUARD(pool_take(feed, row, &there, len));
+    memcpy(out, there, len);
+    return OK;
+}
+
 void pool_feed(PoolFeed *f, Pool *p)
 {
-    *f = (PoolFeed){.feed = {pool_read, NULL}, .pool = p};
+    *f = (PoolFeed){.feed = {.read = pool_read, .take = pool_take}, .pool = p};
 }
 
 Result pool_feed_load(PoolFeed *f, uint64_t first, size_t rows, const uint8_t (*keys)[KEY_BYTES])
