@@ -471,6 +471,202 @@ static void *answer_rounds(void *ctx)
     return NULL;
 }
 
+// ---- sending while the other computes --------------------------------------------------------------------------------
+
+TEST(tls_send_does_not_wait_for_the_peer)       // 20 MB each way cross while neither end is in a call
+{
+    enum { LEN = 20 << 20 };
+    Ends e = tls_pair();
+    uint8_t *out = malloc(LEN), *in = malloc(LEN);
+    for (size_t i = 0; i < LEN; i++) out[i] = (uint8_t)(i * 7 + i / 65521);
+    channel_buffers(e.a, 64 << 20, 64 << 20);
+    channel_buffers(e.b, 64 << 20, 64 << 20);
+    CHECK_OK(channel_send(e.a, out, LEN));
+    CHECK_OK(channel_send(e.b, out, LEN));      // one thread: nobody reads yet
+    usleep(500000);
+    double begin = clock_seconds();
+    CHECK_OK(channel_expect(e.b, in, LEN, "x"));
+    CHECK(!memcmp(in, out, LEN));
+    CHECK_OK(channel_expect(e.a, in, LEN, "x"));
+    CHECK(!memcmp(in, out, LEN));
+    CHECK(clock_seconds() - begin < 0.2);       // they had arrived
+    close_both(e);
+    free(out), free(in);
+}
+
+typedef struct Flood { Channel *c; uint64_t sent; int done; } Flood;
+
+static void *flood(void *ctx)
+{
+    Flood *f = ctx;
+    static uint8_t piece[64 << 10];
+    for (int i = 0; i < 1600; i++) {            // 100 MB
+        memset(piece, i, sizeof piece);
+        CHECK_OK(channel_send(f->c, piece, sizeof piece));
+        __atomic_store_n(&f->sent, f->sent + sizeof piece, __ATOMIC_RELAXED);
+    }
+    return NULL;
+}
+
+TEST(tls_ahead_is_bounded)                      // a sender that runs ahead is stopped by a receiver that does not read
+{
+    Ends e = tls_pair();
+    static uint8_t in[64 << 10];
+    channel_buffers(e.a, 1 << 20, 0);
+    channel_buffers(e.b, 1 << 20, 32 << 20);
+    Flood f = {.c = e.a};
+    pthread_t t = spawn(flood, &f);
+    uint64_t last = 1, now = 0;
+    for (int i = 0; i < 100 && last != now; i++) {
+        last = now;
+        usleep(200000);
+        now = __atomic_load_n(&f.sent, __ATOMIC_RELAXED);
+    }
+    CHECK(now >= 32u << 20 && now <= 56u << 20);   // and what the sockets hold
+    for (int i = 0; i < 1600; i++) {
+        CHECK_OK(channel_expect(e.b, in, sizeof in, "piece"));
+        CHECK(in[0] == (uint8_t)i && in[sizeof in - 1] == (uint8_t)i);
+    }
+    pthread_join(t, NULL);
+    close_both(e);
+}
+
+// ---- shaped links ----------------------------------------------------------------------------------------------------
+
+static const Net net_of_tests = {20e-3, 50e6};  // 20 ms, 50 MB/s
+static double one_way(double bytes) { return net_of_tests.rtt / 2 + bytes / net_of_tests.bandwidth; }
+
+static int late;                                // in this attempt
+
+/* Never early; late by 5 % and 1 ms at most, unless this machine was busy: see ATTEMPTS. */
+static void check_time(const char *what, double want, double got)
+{
+    if (got >= want - 1e-3 && got < 1.05 * want + 1e-3) return;
+    fprintf(stderr, "    %s: %.2f ms, not %.2f ms\n", what, got * 1e3, want * 1e3);
+    if (got < want) exit(1);
+    late++;
+}
+
+/* One attempt of eight must be on time throughout. */
+#define ATTEMPTS(body) do { for (int attempt_ = 0;; attempt_++) { late = 0; body; if (!late) break; CHECK(attempt_ < 8); } } while (0)
+
+static Ends shaped(Ends e)
+{
+    channel_shape(e.a, &net_of_tests);
+    channel_shape(e.b, &net_of_tests);
+    return e;
+}
+
+typedef struct Script { Channel *c; const size_t *send, *receive; int count; double begin, seconds[4]; } Script;
+
+/* Sends everything, then receives everything, and notes when each was there. */
+static void *script_run(void *ctx)
+{
+    Script *s = ctx;
+    static uint8_t zeros[4 << 20];
+    uint8_t *in = malloc(sizeof zeros);
+    for (int i = 0; i < s->count; i++)
+        if (s->send[i]) CHECK_OK(channel_send(s->c, zeros, s->send[i] - FRAME_HEAD_BYTES));
+    for (int i = 0; i < s->count; i++) {
+        if (s->receive[i]) CHECK_OK(channel_expect(s->c, in, s->receive[i] - FRAME_HEAD_BYTES, "piece"));
+        s->seconds[i] = clock_seconds() - s->begin;
+    }
+    free(in);
+    return NULL;
+}
+
+static void messages_attempt(Ends e)
+{
+    static const size_t there[4] = {1000, 2 << 20, 500000, 100}, back[4] = {1 << 20, 0, 3 << 20, 10000};
+    Script a = {e.a, there, back, 4, clock_seconds(), {0}}, b = {e.b, back, there, 4, a.begin, {0}};
+    pthread_t t = spawn(script_run, &b);
+    script_run(&a);
+    pthread_join(t, NULL);
+    double at_a = 0, at_b = 0;
+    for (int i = 0; i < 4; i++) {
+        at_a += (double)back[i], at_b += (double)there[i];             // each direction by itself, one message after the other
+        check_time("there", one_way(at_b), b.seconds[i]);
+        check_time("back", one_way(at_a), a.seconds[i]);
+    }
+}
+
+TEST_BOTH(shaped_messages_arrive_when_calculated)
+{
+    shaped(e);
+    ATTEMPTS(messages_attempt(e));
+    close_both(e);
+}
+
+static void rounds_attempt(Ends e)
+{
+    Rounds there = {e.b, 1000, 10}, here = {e.a, 1000, 10};
+    double begin = clock_seconds();
+    pthread_t t = spawn(answer_rounds, &there);
+    exchange_rounds(&here);
+    pthread_join(t, NULL);
+    check_time("ten round trips", 20 * one_way(1005), clock_seconds() - begin);
+    begin = clock_seconds();
+    there.len = here.len = 1 << 20;
+    t = spawn(exchange_rounds, &there);
+    exchange_rounds(&here);
+    pthread_join(t, NULL);
+    check_time("ten exchanges of a MB each way", 10 * one_way((1 << 20) + 5), clock_seconds() - begin);
+}
+
+TEST_BOTH(shaped_round_trips)
+{
+    shaped(e);
+    ATTEMPTS(rounds_attempt(e));
+    close_both(e);
+}
+
+static void overlap_attempt(Ends e)
+{
+    static uint8_t data[4 << 20];
+    double begin = clock_seconds();
+    CHECK_OK(channel_send(e.a, data, sizeof data));
+    late += clock_seconds() - begin > 0.03;     // of 94 ms: the sender goes on
+    usleep(60000);                              // the receiver computes meanwhile
+    CHECK_OK(channel_expect(e.b, data, sizeof data, "x"));
+    check_time("there", one_way(sizeof data), clock_seconds() - begin);
+    begin = clock_seconds();
+    CHECK_OK(channel_send(e.a, data, sizeof data));
+    usleep(150000);                             // longer than the transfer: there is nothing left to wait for
+    CHECK_OK(channel_expect(e.b, data, sizeof data, "x"));
+    check_time("the computation alone", 0.15, clock_seconds() - begin);
+}
+
+TEST_BOTH(shaped_transfer_overlaps_computation)
+{
+    shaped(e);
+    channel_buffers(e.b, 64 << 20, 64 << 20);
+    ATTEMPTS(overlap_attempt(e));
+    close_both(e);
+}
+
+TEST(net_is_read_strictly)
+{
+    Net n;
+    CHECK_OK(net_parse(&n, "RTT=40ms,BW=200Mbit"));
+    CHECK(n.rtt == 40e-3 && n.bandwidth == 25e6 && net_is_shaped(&n));
+    CHECK_OK(net_parse(&n, "lan"));
+    CHECK(n.rtt == 0.5e-3 && n.bandwidth == 375e6);
+    CHECK_OK(net_parse(&n, "loopback"));
+    CHECK(!net_is_shaped(&n));
+    const char *const bad[] = {"", "moon", "RTT=40ms", "RTT=40,BW=200", "RTT=-1ms,BW=1Mbit", "RTT=1ms,BW=0Mbit", "RTT=nanms,BW=1Mbit", "lan "};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK_FAILS(net_parse(&n, bad[i]), "--net is loopback");
+}
+
+TEST(one_sided_shape_is_named)
+{
+    Ends e = memory_pair();
+    uint8_t out[100] = {0};
+    channel_shape(e.b, &net_of_tests);
+    CHECK_OK(channel_send(e.a, out, sizeof out));
+    CHECK_FAILS(channel_expect(e.b, out, sizeof out, "x"), "the client does not shape its link");
+    close_both(e);
+}
+
 static void show_rounds(const char *name, Ends e)
 {
     Rounds there = {e.b, 1024, 10000}, here = {e.a, 1024, 10000};

@@ -11,11 +11,14 @@
 
 #include "crypto/link.h"
 
-enum { FRAME_DATA = 1, FRAME_ABORT, FRAME_CLOSE, FRAME_READY, HEAD_BYTES = 5, REASON_BYTES = 200 };
+enum { FRAME_DATA = 1, FRAME_ABORT, FRAME_CLOSE, FRAME_READY, HEAD_BYTES = FRAME_HEAD_BYTES, REASON_BYTES = 200 };
 
 struct Channel {
     Link *link;
     ChannelCount count;
+    ChannelWatch *watch;
+    void *watch_ctx;
+    double waited;                             // of the link, when `watch` was called last
     uint32_t left;                             // bytes of the present frame that channel_read has not given out
     Failure dead;                              // the failure that ended it, and its text
     char why[400];
@@ -46,6 +49,30 @@ void channel_timeout(Channel *c, double seconds)
 ChannelCount channel_count(const Channel *c)
 {
     return c->count;
+}
+
+void channel_watch(Channel *c, ChannelWatch *w, void *ctx)
+{
+    c->watch = w;
+    c->watch_ctx = ctx;
+    c->waited = c->link->waited;
+}
+
+void channel_buffers(Channel *c, size_t send, size_t ahead)
+{
+    if (c->link->kind->buffers) c->link->kind->buffers(c->link, send, ahead);
+}
+
+void channel_shape(Channel *c, const Net *n)
+{
+    ASSERT(c->count.frames_sent == 0 && c->count.frames_received == 0);
+    if (net_is_shaped(n)) c->link = link_shaped(c->link, n);
+}
+
+static void channel_note(Channel *c, bool sent, size_t len)
+{
+    if (c->watch) c->watch(c->watch_ctx, sent, len, c->link->waited - c->waited);
+    c->waited = c->link->waited;
 }
 
 static void channel_died(Channel *c, Failure kind)                     // of this thread's last failure
@@ -134,6 +161,7 @@ Result channel_send(Channel *c, const void *data, size_t len)
     if (failed(r)) return channel_last_words(c, r);
     c->count.sent += len;
     c->count.frames_sent++;
+    channel_note(c, true, len);
     return OK;
 }
 
@@ -146,6 +174,7 @@ static Result receive_frame(Channel *c, Buffer *out, size_t limit)
     buffer_reserve(out, (size_t)len + 1);       // an empty frame too has an address
     GUARD(c->link->kind->read(c->link, out->data, len));
     out->len = len;
+    channel_note(c, false, len);
     return OK;
 }
 
@@ -159,7 +188,9 @@ static Result expect_frame(Channel *c, void *out, size_t len, const char *what)
     uint32_t got;
     GUARD(frame_begin(c, FRAME_DATA, &got));
     if (got != len) return fail(FAIL_DATA, "the %s sent %u bytes instead of %zu: %s", c->link->peer, got, len, what);
-    return c->link->kind->read(c->link, out, len);
+    GUARD(c->link->kind->read(c->link, out, len));
+    channel_note(c, false, len);
+    return OK;
 }
 
 Result channel_expect(Channel *c, void *out, size_t len, const char *what)
@@ -170,7 +201,10 @@ Result channel_expect(Channel *c, void *out, size_t len, const char *what)
 static Result read_stream(Channel *c, uint8_t *out, size_t len)
 {
     while (len > 0) {
-        while (c->left == 0) GUARD(frame_begin(c, FRAME_DATA, &c->left));
+        while (c->left == 0) {
+            GUARD(frame_begin(c, FRAME_DATA, &c->left));
+            channel_note(c, false, c->left);
+        }
         size_t n = c->left < len ? c->left : len;
         GUARD(c->link->kind->read(c->link, out, n));
         c->left -= (uint32_t)n;
@@ -244,12 +278,15 @@ void fifo_added(Fifo *f, size_t len)
 size_t fifo_take(Fifo *f, uint8_t *out, size_t len)
 {
     size_t n = fifo_len(f) < len ? fifo_len(f) : len;
-    if (n == 0) return 0;
-    memcpy(out, f->bytes.data + f->at, n);
-    f->at += n;
-    if (fifo_len(f) == 0) {
-        f->at = f->bytes.len = 0;
-        if (f->bytes.cap > 64 << 20) buffer_free(&f->bytes);           // less is kept: new pages cost more than the copy
-    }
+    if (n > 0) memcpy(out, f->bytes.data + f->at, n);
+    fifo_skip(f, n);
     return n;
+}
+
+void fifo_skip(Fifo *f, size_t len)
+{
+    f->at += len;
+    if (len == 0 || fifo_len(f) > 0) return;
+    f->at = f->bytes.len = 0;
+    if (f->bytes.cap > 64 << 20) buffer_free(&f->bytes);               // less is kept: new pages cost more than the copy
 }

@@ -6,7 +6,8 @@
  *
  * A *channel* carries frames between two parties: over TLS 1.3 with both sides authenticated by pinned Ed25519 keys, or
  * over memory inside one process, for tests. Both count payload bytes in each direction. Sending never deadlocks against a
- * peer that sends too: while a send waits, arriving bytes are taken in.
+ * peer that sends too: what the socket does not take at once leaves while the sender goes on, and while a send waits,
+ * arriving bytes are taken in.
  *
  * A *tape* is a party's ratchet of segment keys: k(i+1) = KDF(k(i)). Taking a segment's key destroys the way back to it.
  * A live session keeps its tape in memory; a pool keeps it in a file whose durable counter only grows.
@@ -82,7 +83,12 @@ CHECKED Result channel_connect(Channel **out, const char *host, uint16_t port, c
 void channel_name(Channel *c, const char *peer);              // "server": how failures call the other side
 void channel_timeout(Channel *c, double seconds);             // a receive that waits longer fails; < 0: none (default 120)
 
-/* One frame, of less than 2^32 bytes. channel_send may return before the bytes are with the peer. */
+/* How much of a TLS channel happens while its owner computes: up to `send` bytes wait here to leave (64 MB unless said), a
+ * send beyond that waits; up to `ahead` bytes are taken in before anybody asks for them (none unless said), and the peer's
+ * sends wait beyond what the sockets hold. */
+void channel_buffers(Channel *c, size_t send, size_t ahead);
+
+/* One frame, of less than 2^32 bytes. channel_send returns before the bytes are with the peer. */
 CHECKED Result channel_send(Channel *c, const void *data, size_t len);
 /* The next frame, whole; fails if it is longer than limit. */
 CHECKED Result channel_receive(Channel *c, Buffer *out, size_t limit);
@@ -95,6 +101,19 @@ void channel_abort(Channel *c, const char *reason);
 void channel_close(Channel *c);                // orderly; NULL is fine
 typedef struct ChannelCount { uint64_t sent, received; uint64_t frames_sent, frames_received; } ChannelCount;
 ChannelCount channel_count(const Channel *c);  // payload bytes, without framing and TLS records
+/* Called after every frame: its bytes, and how long this end waited for the peer since the last call. */
+typedef void ChannelWatch(void *ctx, bool sent, size_t bytes, double waited);
+void channel_watch(Channel *c, ChannelWatch *w, void *ctx);
+
+/* A network between two parties, for measurements on one machine: seconds there and back, bytes a second in each direction of
+ * each link. Zeros: none. */
+typedef struct Net { double rtt, bandwidth; } Net;
+enum { FRAME_HEAD_BYTES = 5 };                 // a frame costs so many bytes of bandwidth beside its payload
+/* "loopback" (zeros), "lan" (0.5 ms, 3 Gbit/s), "wan" (40 ms, 200 Mbit/s), "RTT=40ms,BW=200Mbit"; FAIL_USE otherwise. */
+CHECKED Result net_parse(Net *out, const char *text);
+bool net_is_shaped(const Net *n);
+/* From now on the bytes of this channel arrive as over that network. The other end must say the same, before any frame. */
+void channel_shape(Channel *c, const Net *n);
 
 // ---- tapes -----------------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,15 @@ typedef struct Link {                          // first member of every kind of 
     const struct LinkKind *kind;
     char peer[64];                             // failures say "the <peer> ..."
     double timeout;                            // seconds without progress after which a wait fails; < 0: none
+    double waited;                             // seconds that the caller has waited for the peer, in all
 } Link;
 
 typedef struct LinkKind {
-    /* Sends head and data, all of it. While it waits for the peer to take bytes it takes in those that arrive. */
+    /* Sends head and data, all of it, or keeps the rest to send. While it waits for the peer to take bytes it takes in those
+     * that arrive. */
     Result (*write)(Link *l, const uint8_t *head, size_t head_len, const uint8_t *data, size_t len);
     Result (*read)(Link *l, uint8_t *out, size_t len);                   // exactly len bytes
+    void (*buffers)(Link *l, size_t send, size_t ahead);                 // see channel_buffers; NULL: as much as there is
     void (*close)(Link *l, bool linger);       // linger: wait a moment so that the peer sees the last frame; frees l
 } LinkKind;
 
@@ -24,9 +27,13 @@ typedef struct Fifo { Buffer bytes; size_t at; } Fifo;
 uint8_t *fifo_space(Fifo *f, size_t len);                                // room for len more bytes
 void fifo_added(Fifo *f, size_t len);
 size_t fifo_take(Fifo *f, uint8_t *out, size_t len);                     // what there is of len bytes
+void fifo_skip(Fifo *f, size_t len);
 static inline size_t fifo_len(const Fifo *f) { return f->bytes.len - f->at; }
 
+enum { LINK_SEND_BYTES = 64 << 20 };           // that may wait to leave before a sender waits, unless channel_buffers says otherwise
+
 Channel *channel_over(Link *l);                // owns l from now on
+Link *link_shaped(Link *inner, const Net *net);                          // owns inner
 /* Tells the peer that the channel stands, or (refusal not NULL) why it does not, and hears the same from it. */
 CHECKED Result channel_greet(Channel *c, const char *refusal);
 

@@ -55,9 +55,11 @@ static Result memory_read(Link *l, uint8_t *out, size_t len)
         out += n;
         len -= n;
         if (len == 0) break;
+        double begin = clock_seconds();
         if (!m->pair->open[!m->end]) r = fail(FAIL_PEER, "the %s closed the connection", l->peer);
         else if (!memory_wait(m->pair, l->timeout) && fifo_len(from) == 0)
             r = fail(FAIL_PEER, "the %s sent nothing for %g s", l->peer, l->timeout);
+        l->waited += clock_seconds() - begin;
     }
     pthread_mutex_unlock(&m->pair->lock);
     return r;
@@ -84,7 +86,7 @@ static void memory_close(Link *l, bool linger)
 
 static Channel *memory_end(Pair *pair, int end)
 {
-    static const LinkKind kind = {memory_write, memory_read, memory_close};
+    static const LinkKind kind = {memory_write, memory_read, NULL, memory_close};
     Memory *m = calloc(1, sizeof *m);
     if (!m) bug("out of memory");
     m->link.kind = &kind;

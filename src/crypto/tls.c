@@ -4,17 +4,20 @@
  * the possession of and which is compared with the pinned ones: no authorities, no names, no dates. Sessions are never resumed and
  * nothing is sent early, so every connection has fresh ephemeral keys (X25519), which keep out the third, who knows the masks.
  *
- * The socket never blocks. A send that the socket does not take at once waits for it to become writable *or* readable, and puts what
- * arrives into a FIFO, so two parties may send each other any amount at the same time. */
+ * The socket never blocks, and a link is used by one thread, its owner. What the socket does not take at once is sent by a thread of
+ * the link's own, the pump, while the owner computes; it also takes in ahead what arrives, as far as the owner allows. While an owner
+ * waits for room to send, its pump takes in whatever comes: two parties may send each other any amount at the same time. */
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -24,17 +27,27 @@ enum {
     RECORD = 16384,                            // the most plaintext that a TLS record holds
     HANDSHAKE_SECONDS = 10,
     REKEY_BYTES = 1 << 26,                     // AES-GCM allows 2^24.5 records a key (RFC 8446, 5.5): far above, and cheap
-    INPUT_BYTES = 1 << 30                      // the most that is taken in while a send waits
+    INPUT_BYTES = 1 << 30,                     // the most that is taken in while a send waits
+    SLICE = 1 << 18,                           // that the pump moves before it lets the owner in
+    IDLE_MOST_MS = 32
 };
 static const double SPIN_SECONDS = 30e-6;      // about what it costs to sleep and be woken
+static const double CLOSE_SECONDS = 1;         // without progress, after which bytes that wait to leave are given up
 
 typedef struct Tls {
-    Link link;
-    int fd;
-    SSL *ssl;
-    Fifo in;
-    bool ended;                                // the peer sends no more
+    Link link;                                 // of the owner, who also has `fd` for waiting
+    int fd, wake;                              // wake: of the pump
     bool spin;                                 // another processor can run the peer meanwhile
+    pthread_mutex_t lock;                      // of all that follows: the owner and the pump share it
+    SSL *ssl;
+    Fifo in, out;                              // taken in ahead; still to leave
+    size_t send, ahead;                        // their bounds
+    bool ended, cut;                           // nothing more can be read, written
+    const char *reason;                        // why, where TLS knows
+    bool present;                              // the owner waits on the link
+    bool pumping, stop;
+    uint64_t calls;                            // of the owner
+    pthread_t pump;
     uint64_t since_rekey;                      // bytes sent
 } Tls;
 
@@ -83,79 +96,22 @@ static BIO *bio_over(Tls *t)
     return b;
 }
 
-// ---- the link --------------------------------------------------------------------------------------------------------
+// ---- what both threads do, under the lock ----------------------------------------------------------------------------
 
-static Result tls_closed(const Tls *t)
-{
-    return fail(FAIL_PEER, "the %s closed the connection", t->link.peer);
-}
+static bool may_retry(int error) { return error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE; }
 
-static Result tls_broken(Tls *t, int error)     // an SSL_get_error that waiting does not mend
+/* An SSL_get_error that waiting does not mend: the first one says why. What the peer sent before it may still be read after a send failed. */
+static void tls_note_end(Tls *t, int error, bool *which)
 {
     const char *reason = error == SSL_ERROR_SSL ? ERR_reason_error_string(ERR_peek_last_error()) : NULL;
-    t->ended = true;
-    return reason ? fail(FAIL_CRYPTO, "the connection of the %s broke: %s", t->link.peer, reason) : tls_closed(t);
+    if (!t->ended && !t->cut) t->reason = reason;
+    *which = true;
 }
 
-static double tls_deadline(const Tls *t)
+static Result tls_broken(const Tls *t)
 {
-    return t->link.timeout < 0 ? -1 : clock_seconds() + t->link.timeout;
-}
-
-/* Takes what has arrived into the FIFO. */
-static Result tls_take_in(Tls *t)
-{
-    for (;;) {
-        ERR_clear_error();
-        int n = SSL_read(t->ssl, fifo_space(&t->in, RECORD), RECORD);
-        if (n <= 0) {
-            int error = SSL_get_error(t->ssl, n);
-            if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE) t->ended = true;   // reported by the next read
-            return OK;
-        }
-        fifo_added(&t->in, (size_t)n);
-        if (fifo_len(&t->in) > INPUT_BYTES) return fail(FAIL_PEER, "the %s sent more than a GB without taking anything", t->link.peer);
-    }
-}
-
-static Result tls_wait_write(Tls *t)
-{
-    for (double deadline = tls_deadline(t);;) {
-        short ready = socket_wait(t->fd, t->ended ? POLLOUT : POLLIN | POLLOUT, deadline);
-        if (!ready) return fail(FAIL_PEER, "the %s took nothing for %g s", t->link.peer, t->link.timeout);
-        if (ready & POLLIN) GUARD(tls_take_in(t));
-        if (ready & (POLLOUT | POLLERR | POLLHUP)) return OK;
-    }
-}
-
-static Result tls_wait_read(Tls *t)
-{
-    if (t->spin) {
-        for (double begin = clock_seconds(); clock_seconds() - begin < SPIN_SECONDS; sched_yield()) {
-            struct pollfd p = {t->fd, POLLIN, 0};
-            if (poll(&p, 1, 0) > 0) return OK;
-        }
-    }
-    if (socket_wait(t->fd, POLLIN, tls_deadline(t))) return OK;
-    return fail(FAIL_PEER, "the %s sent nothing for %g s", t->link.peer, t->link.timeout);
-}
-
-static Result tls_put(Tls *t, const uint8_t *data, size_t len)
-{
-    while (len > 0) {
-        ERR_clear_error();
-        int n = SSL_write(t->ssl, data, len < INPUT_BYTES ? (int)len : INPUT_BYTES);
-        if (n > 0) {
-            data += n;
-            len -= (size_t)n;
-            t->since_rekey += (uint64_t)n;
-            continue;
-        }
-        int error = SSL_get_error(t->ssl, n);
-        if (error != SSL_ERROR_WANT_WRITE && error != SSL_ERROR_WANT_READ) return tls_broken(t, error);
-        GUARD(tls_wait_write(t));
-    }
-    return OK;
+    if (t->reason) return fail(FAIL_CRYPTO, "the connection of the %s broke: %s", t->link.peer, t->reason);
+    return fail(FAIL_PEER, "the %s closed the connection", t->link.peer);
 }
 
 /* Changes the sending key now and then. Only while the socket takes bytes: OpenSSL reads nothing until the message that says so has
@@ -168,48 +124,239 @@ static void tls_rekey(Tls *t)
     t->since_rekey = 0;
 }
 
+/* How many of len bytes the socket takes now. A record that it took in part is offered again by the next call, which must
+ * begin with the same bytes. */
+static size_t tls_put(Tls *t, const uint8_t *data, size_t len)
+{
+    size_t done = 0;
+    while (done < len && !t->cut) {
+        ERR_clear_error();
+        int n = SSL_write(t->ssl, data + done, len - done < RECORD ? (int)(len - done) : RECORD);
+        if (n <= 0) {
+            int error = SSL_get_error(t->ssl, n);
+            if (may_retry(error)) break;
+            tls_note_end(t, error, &t->cut);
+            break;
+        }
+        done += (size_t)n;
+        t->since_rekey += (uint64_t)n;
+        tls_rekey(t);
+    }
+    return done;
+}
+
+/* Of the bytes that wait to leave, at most `most`. */
+static size_t tls_put_waiting(Tls *t, size_t most)
+{
+    size_t n = fifo_len(&t->out) < most ? fifo_len(&t->out) : most;
+    if (n > 0) n = tls_put(t, t->out.bytes.data + t->out.at, n);
+    fifo_skip(&t->out, n);
+    return n;
+}
+
+/* Takes what has arrived into the FIFO, up to `most` bytes there; returns how much it was. */
+static size_t tls_take_in(Tls *t, size_t most)
+{
+    size_t before = fifo_len(&t->in);
+    while (!t->ended && fifo_len(&t->in) < most) {
+        ERR_clear_error();
+        int n = SSL_read(t->ssl, fifo_space(&t->in, RECORD), RECORD);
+        if (n <= 0) {
+            int error = SSL_get_error(t->ssl, n);
+            if (!may_retry(error)) tls_note_end(t, error, &t->ended);  // reported by the next read
+            break;
+        }
+        fifo_added(&t->in, (size_t)n);
+    }
+    return fifo_len(&t->in) - before;
+}
+
+// ---- the pump --------------------------------------------------------------------------------------------------------
+
+/* A thread that a link starts when it has more to send than the socket takes, or when its owner wants bytes taken in ahead.
+ * While the owner waits on the link it does all of that itself, and the pump nothing, so that a message costs no change of threads;
+ * and since the owner's coming and going is not announced, the pump looks every millisecond, less often when nothing happens. */
+static void *pump_run(void *ctx)
+{
+    Tls *t = ctx;
+    int idle = 1;
+    uint64_t calls = 0;
+    pthread_mutex_lock(&t->lock);
+    while (!t->stop) {
+        size_t most = fifo_len(&t->in) + SLICE < t->ahead ? fifo_len(&t->in) + SLICE : t->ahead;
+        size_t sent = t->present ? 0 : tls_put_waiting(t, SLICE), taken = t->present ? 0 : tls_take_in(t, most);
+        bool out = fifo_len(&t->out) > 0 && !t->cut, in = taken >= RECORD && fifo_len(&t->in) < t->ahead;
+        idle = sent || taken || t->calls != calls ? 1 : idle < IDLE_MOST_MS ? 2 * idle : IDLE_MOST_MS;
+        calls = t->calls;
+        int wait = t->ahead > 0 || out ? idle : -1;
+        struct pollfd p[2] = {{t->wake, POLLIN, 0}, {t->fd, (short)((out ? POLLOUT : 0) | (in ? POLLIN : 0)), 0}};
+        bool watch = !t->present && (out || in);
+        pthread_mutex_unlock(&t->lock);
+        if (poll(p, watch ? 2 : 1, wait) > 0 && p[0].revents) (void)!read(t->wake, &(uint64_t){0}, sizeof(uint64_t));
+        pthread_mutex_lock(&t->lock);
+    }
+    pthread_mutex_unlock(&t->lock);
+    return NULL;
+}
+
+static void pump_wake(Tls *t)
+{
+    if (write(t->wake, &(uint64_t){1}, sizeof(uint64_t)) < 0) bug("eventfd: %s", strerror(errno));
+}
+
+static void pump_start(Tls *t)
+{
+    sigset_t all, before;
+    if (t->pumping) return pump_wake(t);
+    t->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);                         // signals are for the owner
+    if (t->wake < 0 || pthread_create(&t->pump, NULL, pump_run, t) != 0) bug("no thread for a channel: %s", strerror(errno));
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    t->pumping = true;
+}
+
+// ---- the link --------------------------------------------------------------------------------------------------------
+
+/* The owner waits for `events`, without the lock; false at the deadline (< 0: none). */
+static bool tls_wait(Tls *t, short events, double deadline)
+{
+    double begin = clock_seconds();
+    bool ready = false;
+    t->present = true;
+    pthread_mutex_unlock(&t->lock);
+    for (double now = begin; t->spin && !ready && now - begin < SPIN_SECONDS; now = clock_seconds()) {
+        struct pollfd p = {t->fd, events, 0};
+        ready = poll(&p, 1, 0) > 0;
+        if (!ready) sched_yield();
+    }
+    if (!ready) ready = socket_wait(t->fd, events, deadline) != 0;
+    pthread_mutex_lock(&t->lock);
+    t->present = false;
+    t->link.waited += clock_seconds() - begin;
+    return ready;
+}
+
+static double deadline_in(double seconds)
+{
+    return seconds < 0 ? -1 : clock_seconds() + seconds;
+}
+
+/* Waits until some of what waits has left, and takes in whatever comes meanwhile: the peer may be doing the same. */
+static Result tls_make_room(Tls *t, double patience)
+{
+    for (double deadline = deadline_in(patience); tls_put_waiting(t, SLICE) == 0;) {
+        if (t->cut) return tls_broken(t);
+        tls_take_in(t, INPUT_BYTES);
+        if (fifo_len(&t->in) >= INPUT_BYTES) return fail(FAIL_PEER, "the %s sent more than a GB without taking anything", t->link.peer);
+        if (!tls_wait(t, t->ended ? POLLOUT : POLLIN | POLLOUT, deadline))
+            return fail(FAIL_PEER, "the %s took nothing for %g s", t->link.peer, patience);
+    }
+    return OK;
+}
+
+/* Sends or keeps all of it. */
+static Result tls_append(Tls *t, const uint8_t *data, size_t len)
+{
+    size_t n = fifo_len(&t->out) == 0 ? tls_put(t, data, len) : 0;
+    data += n, len -= n;
+    while (len > 0 && !t->cut) {
+        size_t waiting = fifo_len(&t->out);
+        n = waiting < t->send ? t->send - waiting : 0;
+        if (n > len) n = len;
+        if (n == 0) {
+            GUARD(tls_make_room(t, t->link.timeout));
+            continue;
+        }
+        memcpy(fifo_space(&t->out, n), data, n);
+        fifo_added(&t->out, n);
+        data += n, len -= n;
+        if (waiting == 0) pump_start(t);
+    }
+    return t->cut ? tls_broken(t) : OK;
+}
+
 static Result tls_write(Link *l, const uint8_t *head, size_t head_len, const uint8_t *data, size_t len)
 {
     Tls *t = (Tls *)l;
     uint8_t first[RECORD];                     // a small frame is one record and one packet
     size_t n = len < sizeof first - head_len ? len : sizeof first - head_len;
-    tls_rekey(t);
     memcpy(first, head, head_len);
     if (n > 0) memcpy(first + head_len, data, n);
-    Result r = tls_put(t, first, head_len + n);
+    pthread_mutex_lock(&t->lock);
+    t->calls++;
+    Result r = tls_append(t, first, head_len + n);
+    if (!failed(r) && n < len) r = tls_append(t, data + n, len - n);
+    pthread_mutex_unlock(&t->lock);
     wipe(first, head_len + n);
-    return failed(r) || n == len ? r : tls_put(t, data + n, len - n);
+    return r;
+}
+
+static Result tls_get(Tls *t, uint8_t *out, size_t len)
+{
+    double deadline = deadline_in(t->link.timeout);
+    while (len > 0) {
+        size_t n = fifo_take(&t->in, out, len);
+        if (n == 0 && t->ended) return tls_broken(t);
+        ERR_clear_error();
+        int got = n > 0 ? (int)n : SSL_read(t->ssl, out, len < INPUT_BYTES ? (int)len : INPUT_BYTES);
+        if (got > 0) {
+            out += got;
+            len -= (size_t)got;
+            deadline = deadline_in(t->link.timeout);
+            continue;
+        }
+        int error = SSL_get_error(t->ssl, got);
+        if (!may_retry(error)) {
+            tls_note_end(t, error, &t->ended);
+            continue;
+        }
+        tls_put_waiting(t, SLICE);
+        bool out_too = error == SSL_ERROR_WANT_WRITE || (fifo_len(&t->out) > 0 && !t->cut);
+        if (!tls_wait(t, out_too ? POLLIN | POLLOUT : POLLIN, deadline))
+            return fail(FAIL_PEER, "the %s sent nothing for %g s", t->link.peer, t->link.timeout);
+    }
+    return OK;
 }
 
 static Result tls_read(Link *l, uint8_t *out, size_t len)
 {
     Tls *t = (Tls *)l;
-    size_t n = fifo_take(&t->in, out, len);
-    out += n;
-    len -= n;
-    while (len > 0) {
-        ERR_clear_error();
-        int got = SSL_read(t->ssl, out, len < INPUT_BYTES ? (int)len : INPUT_BYTES);
-        if (got > 0) {
-            out += got;
-            len -= (size_t)got;
-            continue;
-        }
-        int error = SSL_get_error(t->ssl, got);
-        if (error == SSL_ERROR_WANT_READ) GUARD(tls_wait_read(t));
-        else if (error == SSL_ERROR_WANT_WRITE) GUARD(tls_wait_write(t));
-        else return tls_broken(t, error);
-        size_t more = fifo_take(&t->in, out, len);                     // waiting to write may have taken bytes in
-        out += more;
-        len -= more;
-    }
-    return OK;
+    pthread_mutex_lock(&t->lock);
+    t->calls++;
+    Result r = tls_get(t, out, len);
+    pthread_mutex_unlock(&t->lock);
+    return r;
+}
+
+static void tls_buffers(Link *l, size_t send, size_t ahead)
+{
+    Tls *t = (Tls *)l;
+    pthread_mutex_lock(&t->lock);
+    t->send = send;
+    t->ahead = ahead;
+    if (ahead > 0) pump_start(t);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* What was sent before the end must leave before it, as long as the peer takes it. */
+static void pump_end(Tls *t)
+{
+    if (!t->pumping) return;
+    pthread_mutex_lock(&t->lock);
+    while (fifo_len(&t->out) > 0 && !failed(tls_make_room(t, CLOSE_SECONDS))) { }
+    t->stop = true;
+    pump_wake(t);
+    pthread_mutex_unlock(&t->lock);
+    pthread_join(t->pump, NULL);
+    close(t->wake);
 }
 
 static void tls_close(Link *l, bool linger)
 {
     Tls *t = (Tls *)l;
     char scrap[4096];
+    pump_end(t);
     ERR_clear_error();
     if (SSL_is_init_finished(t->ssl)) (void)SSL_shutdown(t->ssl);
     shutdown(t->fd, SHUT_WR);
@@ -219,6 +366,8 @@ static void tls_close(Link *l, bool linger)
     SSL_free(t->ssl);                                                  // with its BIO
     close(t->fd);
     buffer_free(&t->in.bytes);
+    buffer_free(&t->out.bytes);
+    pthread_mutex_destroy(&t->lock);
     free(t);
 }
 
@@ -294,7 +443,7 @@ static bool peer_key(const Tls *t, uint8_t out[32])
 static Result tls_open(Channel **out, size_t *which, int fd, const char *name, bool server, const Identity *me,
                        const uint8_t (*allowed)[32], size_t count)
 {
-    static const LinkKind kind = {tls_write, tls_read, tls_close};
+    static const LinkKind kind = {tls_write, tls_read, tls_buffers, tls_close};
     const double deadline = clock_seconds() + HANDSHAKE_SECONDS;
     uint8_t key[32];
     Tls *t = calloc(1, sizeof *t);
@@ -303,6 +452,8 @@ static Result tls_open(Channel **out, size_t *which, int fd, const char *name, b
     snprintf(t->link.peer, sizeof t->link.peer, "%s", name);
     t->fd = fd;
     t->spin = sysconf(_SC_NPROCESSORS_ONLN) > 1;
+    t->send = LINK_SEND_BYTES;
+    pthread_mutex_init(&t->lock, NULL);
     t->ssl = ssl_make(me, server);
     BIO *bio = bio_over(t);
     SSL_set_bio(t->ssl, bio, bio);
