@@ -47,7 +47,7 @@ expect 2 "--max-tokens must be a whole number" "$marill" run --model a --setting
 expect 2 "--temperature must be a number" "$marill" run --model a --setting plain --prompt x --temperature hot
 expect 2 "unexpected argument 'x'" "$marill" run x
 expect 2 "--json takes no value" "$marill" run --json=1
-expect 2 "shaping" "$marill" run --model a --setting plain --prompt x --net wan
+expect 2 "--net is loopback" "$marill" run --model a --setting plain --prompt x --net RTT=40
 expect 2 "gpt2-small" "$marill" plan --shape gpt2-small --setting 3pc
 expect 2 "--net is loopback" "$marill" plan --model a --setting 3pc --net moon
 expect 2 "64 hex digits" "$marill" serve --model a --key b --client zz

@@ -127,6 +127,7 @@ CHECKED Result child_end(Child *c, double patience);
 typedef struct Parties {
     Setting setting;                           // dealer or 3pc; with plain and clear everything below does nothing
     const char *model, *adapter, *plan;
+    const char *net;                           // --net of every party; NULL: loopback
     unsigned threads;                          // of each party
     Identity me;
     char key[3][65];                           // public, in hex: of client, provider, third

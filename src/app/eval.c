@@ -16,6 +16,7 @@ const char eval_usage[] =
     "  --limit N                    positions of a text, samples of a task (all)\n"
     "  --max-tokens N               of an answer (64)\n"
     "  --frozen N --private layers|lora --prefer exchanges|bytes --plan FILE\n"
+    "  --net NET                    as of 'marill run'\n"
     "  --threads N\n"
     "  --json\n"
     "With --private layers the embedding and the head stay those of the public base, which flatters it in a comparison.\n";
@@ -23,7 +24,7 @@ const char eval_usage[] =
 enum { FILE_LIMIT = 1 << 28, LINE_LIMIT = 1 << 20 };
 
 typedef struct EvalArgs {
-    const char *model, *adapter, *plan, *text, *task;
+    const char *model, *adapter, *plan, *text, *task, *net;
     unsigned setting, private, prefer;
     uint64_t limit, max_tokens, threads;
     double frozen;
@@ -276,7 +277,7 @@ static Result eval_run(const EvalArgs *k, const Option *options)
     unsigned threads = party_threads(k->threads, (Setting)k->setting);
     PlanWish wish = {.model = k->model, .adapter = k->adapter, .plan = k->plan};
     wish_read(&wish, options, k->frozen, k->private, k->prefer);
-    e.parties = (Parties){.model = k->model, .adapter = k->adapter, .threads = threads};
+    e.parties = (Parties){.model = k->model, .adapter = k->adapter, .net = k->net, .threads = threads};
     GUARD(setting_choose(&e.parties.setting, k->setting));
     if (!k->text == !k->task) return fail(FAIL_USE, "one of --text and --task must be given");
     threads_start(threads);
@@ -291,7 +292,7 @@ static Result eval_run(const EvalArgs *k, const Option *options)
 
 Result eval_command(int argc, char **argv)
 {
-    EvalArgs k = {.max_tokens = 64};
+    EvalArgs k = {.max_tokens = 64, .net = "loopback"};
     Option options[] = {
         OPTION("--model", OPT_TEXT, &k.model, .required = true),
         OPTION("--adapter", OPT_TEXT, &k.adapter),
@@ -304,9 +305,12 @@ Result eval_command(int argc, char **argv)
         OPTION("--private", OPT_CHOICE, &k.private, .choices = private_names),
         OPTION("--prefer", OPT_CHOICE, &k.prefer, .choices = prefer_names),
         OPTION("--plan", OPT_TEXT, &k.plan),
+        OPTION("--net", OPT_TEXT, &k.net),
         OPTION("--threads", OPT_UINT, &k.threads, .min = 1, .max = 256),
         OPTION("--json", OPT_FLAG, &k.json),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
+    Net net;
+    GUARD(net_parse(&net, k.net));
     return eval_run(&k, options);
 }

@@ -280,6 +280,7 @@ static Result third_start(Parties *p, const char *pool)
     line_add(&l, "--client", p->key[0]);
     line_add(&l, "--provider", p->key[1]);
     if (pool) line_add(&l, "--write", pool);
+    else if (p->net) line_add(&l, "--net", p->net);
     GUARD(child_start(&p->third, "third", l.arg));
     GUARD(child_port(&p->third, &port));
     snprintf(p->third_at, sizeof p->third_at, "127.0.0.1:%u", port);
@@ -312,6 +313,7 @@ static Result provider_start(Parties *p, const char *pool, const char *tape)
     line_add(&l, "--listen", "127.0.0.1:0");
     line_add(&l, "--setting", setting_names[p->setting]);
     line_add(&l, "--once", NULL);
+    if (p->net) line_add(&l, "--net", p->net);
     if (pool) line_add(&l, "--pool", pool), line_add(&l, "--tape", tape);
     else line_add(&l, "--third", p->third_at);
     return child_start(&p->provider, "provider", l.arg);
@@ -340,6 +342,7 @@ Result parties_start(Parties *p)
     char path[512];
     uint8_t mine[32];
     if (!has_parties(p)) return OK;
+    if (p->net) GUARD(net_parse(&p->options.net, p->net));
     GUARD(identity_make(&p->me, mine, p->key[0], NULL));
     GUARD(path_in(path, sizeof path, "provider.key"));
     GUARD(identity_make(NULL, p->provider_key, p->key[1], path));

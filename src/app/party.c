@@ -19,12 +19,14 @@ const char serve_usage[] =
     "  --once                       end after one session\n"
     "  --make-pool N --name HEX     make a pool of N positions with the third and one client, keep --tape FILE, and end;\n"
     "                               32 hex digits that both call it by\n"
+    "  --net NET                    shapes the links as a network, all parties alike and on one machine: see 'marill run'\n"
     "  --threads N                  (one a core)\n";
 const char third_usage[] =
     "--key FILE --client HEX... --provider HEX... [options]\n"
     "  --listen HOST:PORT           (127.0.0.1:7200); port 0 lets the system choose\n"
     "  --write POOL                 write one pool for the dealer setting to this file, and end\n"
     "  --once                       end after one session\n"
+    "  --net NET                    as of 'marill serve'\n"
     "  --threads N                  (one a core)\n";
 const char chat_usage[] =
     "--model DIR --key FILE --provider HOST:PORT --provider-key HEX [options]\n"
@@ -33,6 +35,7 @@ const char chat_usage[] =
     "  --third HOST:PORT --third-key HEX\n"
     "  --tape FILE                  dealer: our tape of the pool\n"
     "  --max-tokens N --temperature T --top-p P --seed N\n"
+    "  --net NET                    as of 'marill serve'\n"
     "  --make-pool N --name HEX     make a pool of N positions with the third and the provider, keep --tape FILE, and end\n"
     "Reads lines and prints the reply to each. A line is a conversation of its own. A marill.json beside the plan,\n"
     "{\"template\": \"..{}..\"}, says what is put around it.\n";
@@ -78,7 +81,8 @@ Result keygen_command(int argc, char **argv)
 // ---- the provider ----------------------------------------------------------------------------------------------------
 
 typedef struct ServeArgs {
-    const char *model, *adapter, *plan, *key, *pool, *tape;
+    const char *model, *adapter, *plan, *key, *pool, *tape, *net;
+    Net shape;
     Keys clients;
     Address listen, third;
     unsigned setting;                          // of party_settings
@@ -123,7 +127,8 @@ static Result serve_run(const ServeArgs *k, const Identity *me)
                          .sessions = k->once,
                          .progress = &log_lines,
                          .announce = announce,
-                         .announce_ctx = (void *)(uintptr_t)k->listen.host};
+                         .announce_ctx = (void *)(uintptr_t)k->listen.host,
+                         .net = k->shape};
     Result r = k->positions ? provider_pool(&b, me, &k->third, k->clients.key[0], k->name, (uint32_t)k->positions, k->tape)
                             : provider_serve(&b, &o);
     bundle_free(&b);
@@ -132,7 +137,7 @@ static Result serve_run(const ServeArgs *k, const Identity *me)
 
 Result serve_command(int argc, char **argv)
 {
-    ServeArgs k = {.listen = {.host = "127.0.0.1", .port = 7100}, .setting = 1};
+    ServeArgs k = {.listen = {.host = "127.0.0.1", .port = 7100}, .setting = 1, .net = "loopback"};
     Option options[] = {
         OPTION("--model", OPT_TEXT, &k.model, .required = true),
         OPTION("--adapter", OPT_TEXT, &k.adapter),
@@ -148,10 +153,12 @@ Result serve_command(int argc, char **argv)
         OPTION("--make-pool", OPT_UINT, &k.positions, .min = 1, .max = 1 << 20),
         OPTION("--name", OPT_KEY, k.name, .len = 16),
         OPTION("--once", OPT_FLAG, &k.once),
+        OPTION("--net", OPT_TEXT, &k.net),
         OPTION("--threads", OPT_UINT, &k.threads, .min = 1, .max = 256),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
     GUARD(serve_needs(&k, options));
+    GUARD(net_parse(&k.shape, k.net));
     Identity me;
     GUARD(identity_load(&me, k.key));
     threads_start((unsigned)k.threads);
@@ -166,7 +173,7 @@ Result third_command(int argc, char **argv)
 {
     static Keys clients, providers;
     Address listen = {.host = "127.0.0.1", .port = 7200};
-    const char *key = NULL, *pool = NULL;
+    const char *key = NULL, *pool = NULL, *net = "loopback";
     bool once = false;
     uint64_t threads = 0;
     Option options[] = {
@@ -176,16 +183,19 @@ Result third_command(int argc, char **argv)
         OPTION("--listen", OPT_ADDRESS, &listen),
         OPTION("--write", OPT_TEXT, &pool),
         OPTION("--once", OPT_FLAG, &once),
+        OPTION("--net", OPT_TEXT, &net),
         OPTION("--threads", OPT_UINT, &threads, .min = 1, .max = 256),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
+    Net shape;
+    GUARD(net_parse(&shape, net));
     if (pool && file_exists(pool)) return fail(FAIL_SYSTEM, "%s: is there already, and a pool is not overwritten", pool);
     Identity me;
     GUARD(identity_load(&me, key));
     threads_start((unsigned)threads);
     ThirdOptions o = {.host = listen.host, .port = listen.port, .identity = &me, .clients = clients.key, .client_count = clients.count,
                       .providers = providers.key, .provider_count = providers.count, .pool = pool, .sessions = once, .progress = &log_lines,
-                      .announce = announce, .announce_ctx = (void *)(uintptr_t)listen.host};
+                      .announce = announce, .announce_ctx = (void *)(uintptr_t)listen.host, .net = shape};
     Result r = third_serve(&o);
     identity_free(&me);
     return r;
@@ -194,7 +204,7 @@ Result third_command(int argc, char **argv)
 // ---- the client ------------------------------------------------------------------------------------------------------
 
 typedef struct ChatArgs {
-    const char *model, *plan, *key, *tape;
+    const char *model, *plan, *key, *tape, *net;
     Address provider, third;
     unsigned setting;
     uint64_t positions, max_tokens, seed, threads;
@@ -264,13 +274,14 @@ static Result chat_run(Chat *c, Identity *me)
     const char *beside = !k->plan ? NULL : slash ? arena_format(&c->arena, "%.*s", (int)(slash - k->plan), k->plan) : ".";
     GUARD(template_load(&c->form, (const char *const[]){beside, k->model}, 2, &c->arena));
     ClientOptions o = {.identity = me, .setting = c->setting, .provider = k->provider, .third = k->third, .tape = k->tape};
+    GUARD(net_parse(&o.net, k->net));
     GUARD(client_open(&c->client, &c->bundle, &o));
     return chat_lines(c);
 }
 
 Result chat_command(int argc, char **argv)
 {
-    ChatArgs k = {.setting = 1, .max_tokens = 128, .top_p = 1};
+    ChatArgs k = {.setting = 1, .max_tokens = 128, .top_p = 1, .net = "loopback"};
     Option options[] = {
         OPTION("--model", OPT_TEXT, &k.model, .required = true),
         OPTION("--plan", OPT_TEXT, &k.plan),
@@ -285,6 +296,7 @@ Result chat_command(int argc, char **argv)
         OPTION("--temperature", OPT_REAL, &k.temperature, .max = 100),
         OPTION("--top-p", OPT_REAL, &k.top_p, .min = 1e-6, .max = 1),
         OPTION("--seed", OPT_UINT, &k.seed),
+        OPTION("--net", OPT_TEXT, &k.net),
         OPTION("--make-pool", OPT_UINT, &k.positions, .min = 1, .max = 1 << 20),
         OPTION("--name", OPT_KEY, k.name, .len = 16),
         OPTION("--threads", OPT_UINT, &k.threads, .min = 1, .max = 256),

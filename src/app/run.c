@@ -16,7 +16,8 @@ const char run_usage[] =
     "  --private layers|lora        what the provider keeps (lora with an adapter)\n"
     "  --prefer exchanges|bytes     fewer exchanges or fewer bytes\n"
     "  --plan FILE                  the fixed-point plan (marill-plan.json of the folder)\n"
-    "  --net NET                    loopback\n"
+    "  --net NET                    loopback, lan (0.5 ms, 3 Gbit/s), wan (40 ms, 200 Mbit/s) or RTT=..ms,BW=..Mbit: delays what the\n"
+    "                               parties send each other as that network would (loopback)\n"
     "  --threads N                  of each party\n"
     "  --json                       the result as JSON\n"
     "  --logits FILE                float32 rows, one for each generated token\n"
@@ -183,7 +184,7 @@ static Result run_all(const RunArgs *k, const Option *options)
     unsigned threads = party_threads(k->threads, (Setting)k->setting);
     run.wish = (PlanWish){.model = k->model, .adapter = k->adapter, .plan = k->plan};
     wish_read(&run.wish, options, k->frozen, k->private, k->prefer);
-    run.parties = (Parties){.model = k->model, .adapter = k->adapter, .threads = threads};
+    run.parties = (Parties){.model = k->model, .adapter = k->adapter, .net = k->net, .threads = threads};
     Result r = setting_choose(&run.parties.setting, k->setting);
     if (!failed(r)) r = prompt_read(&run);
     run.wish.positions = run.prompt_len + k->max_tokens + 2;
@@ -222,6 +223,7 @@ Result run_command(int argc, char **argv)
         OPTION("--logits", OPT_TEXT, &k.logits),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
-    if (strcmp(k.net, "loopback") != 0) return fail(FAIL_USE, "--net %s: shaping the network is not available yet, only loopback", k.net);
+    Net net;
+    GUARD(net_parse(&net, k.net));
     return run_all(&k, options);
 }

@@ -96,6 +96,7 @@ static Result third_greet(Client *c, const ClientOptions *o, const ClientHello *
     Result r = fail_in(channel_connect(&c->third, o->third.host, o->third.port, o->identity, o->third.key, CONNECT_SECONDS), "third");
     if (!failed(r)) {
         channel_name(c->third, "third");
+        channel_shape(c->third, &o->net);
         channel_timeout(c->third, HELLO_SECONDS);
         segments_live(&c->segments, h.tape_seed);
         r = third_hello_send(c->third, &h);
@@ -148,12 +149,14 @@ static Result session_open(Client *c, const ClientOptions *o, ClientHello *mine,
     const Address *p = &o->provider;
     GUARD(fail_in(channel_connect(&c->provider, p->host, p->port, o->identity, p->key, CONNECT_SECONDS), "provider"));
     channel_name(c->provider, "provider");
+    channel_shape(c->provider, &o->net);
     channel_timeout(c->provider, HELLO_SECONDS);
     GUARD(client_greet(c, o, mine, theirs));
     if (o->setting == SETTING_3PC) GUARD(third_greet(c, o, mine));
     GUARD(message_send(c->provider, MSG_GO));
     GUARD(nets_new(c, mine, theirs));
     channel_timeout(c->provider, WORK_SECONDS);
+    channel_buffers(c->provider, PEER_SEND, PEER_AHEAD);
     GUARD(report_receive(c->provider, MSG_READY, &ready, "provider"));
     setup_count(c, &ready);
     return OK;

@@ -13,6 +13,10 @@ enum {
     POOL_SECONDS = 3600,                       // the other party of a pool that is about to be made
     CONNECT_SECONDS = 5
 };
+enum {                                         // of channel_buffers
+    PEER_SEND = 64 << 20, PEER_AHEAD = 256 << 20,             // client and provider: a whole message of a long prompt, each way
+    WORDS_SEND = 1 << 20, WORDS_AHEAD = 32 << 20              // third to provider: how far the third may run ahead
+};
 
 // ---- failing ---------------------------------------------------------------------------------------------------------
 

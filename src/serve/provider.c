@@ -127,6 +127,7 @@ static Result third_meet(Session *s, const ClientHello *client)
     Result r = fail_in(channel_connect(&s->third, o->third.host, o->third.port, o->identity, o->third.key, CONNECT_SECONDS), "third");
     if (!failed(r)) {
         channel_name(s->third, "third");
+        channel_shape(s->third, &o->net);
         channel_timeout(s->third, HELLO_SECONDS);
         segments_live(&s->live, h.tape_seed);
         r = third_hello_send(s->third, &h);
@@ -166,6 +167,7 @@ static Result session_open(Session *s)
     wipe(&theirs, sizeof theirs);
     wipe(&mine, sizeof mine);
     GUARD(r);
+    channel_buffers(s->client, PEER_SEND, PEER_AHEAD);
     s->segments = is_live(s) ? &s->live : &s->p->tape;
     if (is_live(s)) {
         channel_timeout(s->third, WORK_SECONDS);
@@ -173,6 +175,7 @@ static Result session_open(Session *s)
         GUARD(message_expect(s->third, MSG_READY, "third"));
         ChannelCount n = channel_count(s->third);
         ready = (Report){n.sent, n.received};
+        channel_buffers(s->third, PEER_SEND, WORDS_AHEAD);
     } else {
         ready.first = plan_setup_bytes(&s->p->b->plan, &s->p->b->model.config);   // sent when the pool was made
     }
@@ -279,6 +282,7 @@ static Result session_run(Provider *p, Channel *client, size_t who)
     Buffer frame = {0};
     arena_init(&s.arena, true);
     channel_name(client, "client");
+    channel_shape(client, &p->o->net);
     Result r = session_serve(&s, &frame);
     r = party_abort(r, s.computing && !failure_is_public(r), s.client, s.third);
     channel_close(s.client);

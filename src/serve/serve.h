@@ -6,7 +6,7 @@
  * hash of the public model, salted commitment to the private part, hash of the plan.
  *
  * In `3pc` the third streams its words while the other two compute; it is told how many rows a batch has, and runs ahead of
- * the generation by what the sockets hold. In `dealer` it wrote the same words ahead of time, a segment a position, to a
+ * the generation by the 32 MB that the provider takes in before it needs them, and by what the sockets hold. In `dealer` it wrote the same words ahead of time, a segment a position, to a
  * pool at the provider, and is absent. Both run the same SecureNet.
  *
  * A session that fails is over: the others are told why in one line, keys and shares are wiped, nothing is retried.
@@ -52,6 +52,7 @@ typedef struct ProviderOptions {
     uint32_t sessions;                         // end after so many sessions; 0: never
     const Progress *progress;
     void (*announce)(void *ctx, uint16_t port); void *announce_ctx;
+    Net net;                                   // shapes the links to clients and third; zeros: not at all. All parties alike
 } ProviderOptions;
 /* A session that fails is reported through `progress`, and the next one is served. The result is that of the last. */
 CHECKED Result provider_serve(const Bundle *b, const ProviderOptions *o);
@@ -67,6 +68,7 @@ typedef struct ThirdOptions {
     uint32_t sessions;                         // end after so many sessions; 0: never
     const Progress *progress;
     void (*announce)(void *ctx, uint16_t port); void *announce_ctx;
+    Net net;                                   // of live sessions
 } ThirdOptions;
 CHECKED Result third_serve(const ThirdOptions *o);
 /* A pool of `positions` positions for one conversation: the provider's and the client's parts of its making, each of which
@@ -92,6 +94,7 @@ typedef struct ClientOptions {
     Setting setting;
     Address provider, third;                   // third: 3pc
     const char *tape;                          // dealer
+    Net net;
 } ClientOptions;
 
 typedef struct PhaseCost { double seconds; uint64_t exchanges; LinkBytes bytes; } PhaseCost;

@@ -118,6 +118,7 @@ static Result deal_conversation(Deal *d, const Begin *b, Buffer *frame)
 
 static Result deal_live(Deal *d, Buffer *frame)
 {
+    channel_buffers(d->provider->channel, WORDS_SEND, 0);
     GUARD(message_send(d->provider->channel, MSG_READY));
     channel_timeout(d->provider->channel, THIRD_IDLE_SECONDS);
     for (;;) {
@@ -338,6 +339,7 @@ static Result third_loop(Third *t)
         if (r.kind == FAIL_SYSTEM) return r;
         if (!failed(r)) {
             memcpy(h.key, t->allowed[which], 32);
+            if (!o->pool) channel_shape(h.channel, &o->net);
             r = third_meet(t, &h, &ran);
         }
         if (failed(r)) progress(o->progress, "%s: %s", ran ? "session failed" : "refused", result_text());
