@@ -89,6 +89,34 @@ TEST(pinned_matrices)
     parties_end(party);
 }
 
+/* The product of two wires after a turn, which moved them and took the memory of all else. */
+static void turned(Party *p)
+{
+    Engine *e = p->engine;
+    party_begin(p, ROWS, 0);
+    Wire a = input(p, COLS, 19, 10, a60), b = input(p, 1, 21, 10, b60);
+    wire_open(e, a);
+    CHECK_OK(engine_exchange(e, "for nothing"));
+    size_t used = engine_arena(e)->used;
+    engine_turn(e, (Wire *const[]){&a, &b}, 2);
+    CHECK(engine_arena(e)->used < used && layout_len(a.at) == ROWS * COLS && layout_len(b.at) == ROWS);
+    party_record(p, a);
+    Opened *ao = wire_open(e, a), *bo = wire_open(e, b);
+    CHECK_OK(engine_exchange(e, "open"));
+    party_record(p, factor_mul(e, opened_factor(e, ao, 50), opened_factor(e, bo, 50), COLS, 50));
+    CHECK_OK(engine_end(e));
+}
+
+TEST(a_turn_keeps_its_wires_and_nothing_else)
+{
+    Party party[5];
+    parties_run(party, turned, NULL);
+    parties_compare(party);
+    for (size_t i = 0; i < ROWS * COLS; i++)
+        CHECK_NEAR(rint(a60(i) * 1024) / 1024 * rint(b60(i / COLS) * 1024) / 1024, record_value(&party[ROLE_CLEAR], 1, i, 20), 0);
+    parties_end(party);
+}
+
 static const LookupSpec silu = {.fn = FN_SILU, .t = 14, .k = 6, .f = 9, .f0 = 11, .m0 = 18, .f1 = 12, .m1 = 11, .fp = 6, .gain = 1, .floor = -1e9, .ceiling = 1e9};
 static const LookupSpec rsqrt = {.fn = FN_RSQRT, .t = 20, .k = 8, .f = 10, .f0 = 20, .m0 = 64, .f1 = 16, .m1 = 64, .fp = 6, .gain = 1, .floor = 0.5, .ceiling = 1e9, .from_zero = true};
 static const LookupSpec coarse = {.fn = FN_RECIPROCAL, .t = 20, .k = 10, .f = 13, .f0 = 24, .m0 = 64, .f1 = 18, .m1 = 64, .fp = 6, .gain = 1, .floor = 0.012, .ceiling = 1e9, .from_zero = true, .border = 16};

@@ -207,6 +207,7 @@ static CHECKED Result layer_attention(SecureNet *s, LayerNet *l, Wire *x, bool e
     Wire y[GROUP_MOST];
     GUARD(norm_matrices(s, l, ATTN, *x, y));
     if (enter_known) cache_append(e, l->keys, known[0]), cache_append(e, l->values, known[1]);
+    engine_turn(e, (Wire *const[]){x, &y[0], &y[1], &y[2]}, 4);
     Opened *q = wire_open(e, rope(s, l, y[0], c->heads, p->query));
     Opened *k = wire_open(e, rope(s, l, y[1], c->kv_heads, p->key));
     Opened *v = wire_open(e, wire_to(e, y[2], p->value.n, p->value.f));
@@ -214,6 +215,7 @@ static CHECKED Result layer_attention(SecureNet *s, LayerNet *l, Wire *x, bool e
     cache_append(e, l->keys, k), cache_append(e, l->values, v);
     Wire o;
     GUARD(attention(s, l, q, &o));
+    engine_turn(e, (Wire *const[]){x, &o}, 2);
     if (p->attention_opened) {
         Opened *oo = wire_open(e, o);
         GUARD(engine_exchange(e, "attention: output, to lift it"));
@@ -228,7 +230,9 @@ static CHECKED Result layer_ffn(SecureNet *s, LayerNet *l, Wire *x)
     Engine *e = s->e;
     const LayerPlan *p = l->plan;
     Wire y[GROUP_MOST];
+    engine_turn(e, &x, 1);
     GUARD(norm_matrices(s, l, FFN, *x, y));
+    engine_turn(e, (Wire *const[]){x, &y[0], &y[1]}, 3);
     Opened *index = wire_open(e, wire_to(e, y[0], p->silu.t, p->silu.f));
     Opened *up = wire_open(e, wire_to(e, y[1], p->up.n, p->up.f));
     GUARD(engine_exchange(e, "ffn: SiLU index; up"));
@@ -236,6 +240,7 @@ static CHECKED Result layer_ffn(SecureNet *s, LayerNet *l, Wire *x)
     GUARD(engine_exchange(e, "ffn: SiLU columns"));
     unsigned ring = p->hidden.n;
     Wire h = factor_mul(e, opened_factor(e, up, ring), looked_factor(e, look, ring), 1, ring);
+    engine_turn(e, (Wire *const[]){x, &h}, 2);
     OutNet out = {&l->down, l->down_a, l->down_b, &l->rings.down, p->low_rank_down, "ffn: hidden to the server"};
     return project(s, l, &out, h, x);
 }

@@ -14,14 +14,14 @@ Engine *engine_new(Role role, Channel *peer, Feed *feed)
     e->online = role == ROLE_CLIENT || role == ROLE_SERVER;
     e->peer = peer, e->feed = feed;
     e->out.secret = e->in.secret = e->words.secret = true;
-    arena_init(&e->step, true);
+    arena_init(&e->step, true), arena_init(&e->kept, true);
     return e;
 }
 
 void engine_free(Engine *e)
 {
     if (!e) return;
-    arena_free(&e->step);
+    arena_free(&e->step), arena_free(&e->kept);
     buffer_free(&e->out), buffer_free(&e->in), buffer_free(&e->words);
     wipe(e, sizeof *e);
     free(e);
@@ -74,6 +74,7 @@ void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client
         prg_init(&e->shared_prg[r], key);
         wipe(key, sizeof key);
     }
+    e->begun = arena_mark(&e->step);
 }
 
 /* The network's own refusals end the batch like a failed read: what is queued must never travel. */
@@ -120,6 +121,30 @@ Wire wire_new(Engine *e, const Layout *at, unsigned n, unsigned f)
     w.c.word = words_if(e, e->client, layout_len(at));
     w.s.word = words_if(e, e->server || e->clear, layout_len(at));
     return w;
+}
+
+static uint64_t *words_copy(Arena *a, const uint64_t *words, size_t len)
+{
+    return words ? memcpy(arena_new(a, uint64_t, len), words, len * sizeof *words) : NULL;
+}
+
+static Wire wire_copy(Arena *a, Wire w)
+{
+    size_t len = layout_len(w.at), *begin = arena_new(a, size_t, w.at->rows + 1);
+    Layout *at = arena_new(a, Layout, 1);
+    memcpy(begin, w.at->begin, (w.at->rows + 1) * sizeof *begin);
+    *at = (Layout){w.at->rows, begin};
+    return (Wire){at, w.n, w.f, {words_copy(a, w.c.word, len)}, {words_copy(a, w.s.word, len)}};
+}
+
+/* By way of a second arena, which is as small as what stays. */
+void engine_turn(Engine *e, Wire *const *keep, size_t count)
+{
+    ASSERT(e->queued == 0);
+    for (size_t i = 0; i < count; i++) *keep[i] = wire_copy(&e->kept, *keep[i]);
+    arena_rollback(&e->step, e->begun);
+    for (size_t i = 0; i < count; i++) *keep[i] = wire_copy(&e->step, *keep[i]);
+    arena_rollback(&e->kept, (ArenaMark){0});
 }
 
 uint64_t wire_value(const Engine *e, const Wire *a, size_t i)

@@ -31,7 +31,8 @@ struct Engine {
     bool client, server, third, clear, online; // online: C or S, with a peer
     Channel *peer;
     Feed *feed;
-    Arena step;
+    Arena step, kept;                          // kept: of a turn, what stays
+    ArenaMark begun;                           // of step: the streams lie before it
     size_t rows;
     uint64_t next;                             // the first segment that no batch has used
     Prg *client_prg, *server_prg;              // (rows)

@@ -22,7 +22,7 @@
  * T's words ("dealt") are read by S and derived by C from its stream, in program order: the order of calls is part of the
  * protocol. Failures are sticky: after a failed read every move computes on, nothing is sent any more, and the next
  * engine_exchange or engine_end returns the failure. A width that does not fit is a bug and aborts: the plan's checker has
- * excluded it. All memory comes from the engine's step arena and lives until engine_begin of the next batch.
+ * excluded it. All memory comes from the engine's step arena and lives until engine_begin of the next batch, or engine_turn.
  */
 #ifndef MARILL_MPC_H
 #define MARILL_MPC_H
@@ -82,6 +82,10 @@ static inline size_t layout_len(const Layout *l) { return l->begin[l->rows]; }
 typedef struct Share { uint64_t *word; } Share;               // one party's; NULL where this role does not hold it
 
 typedef struct Wire { const Layout *at; unsigned n, f; Share c, s; } Wire;
+
+/* Forgets everything in the step arena but `count` wires, which move: the memory of what was computed before them is wiped
+ * and used again. Between exchanges, with nothing queued; every Opened, Factor and Layout made before is gone. */
+void engine_turn(Engine *e, Wire *const *keep, size_t count);
 
 /* Local and free: */
 Wire wire_add(Engine *e, Wire a, Wire b);                     // same f; ring: the smaller
