@@ -189,8 +189,14 @@ TEST(pack_fast_is_portable)
 
 // ---- products --------------------------------------------------------------------------------------------------------
 
+static unsigned bits_next(void)                // a ring; all of them in turn
+{
+    static unsigned bits;
+    return bits++ % 64 + 1;
+}
+
 /* Both widths of weights, their extremes among them; `most`: every product as large as it gets. */
-static void linear_case(size_t rows, size_t n, size_t k, bool most)
+static void linear_case(size_t rows, size_t n, size_t k, bool most, unsigned bits)
 {
     uint64_t *x = words(rows * k), *out = words(rows * n);
     int8_t *w8 = malloc(n * k + (k == 0));
@@ -198,13 +204,13 @@ static void linear_case(size_t rows, size_t n, size_t k, bool most)
     for (size_t i = 0; i < n * k; i++) w8[i] = most ? -128 : (int8_t)word(), w16[i] = most ? INT16_MIN : (int16_t)word();
     if (most) memset(x, 0xFF, rows * k * 8);
     for (int wide = 0; wide < 2; wide++) {
-        if (wide) ring_linear_i16(out, x, w16, rows, n, k, 64);
-        else ring_linear_i8(out, x, w8, rows, n, k, 64);
+        if (wide) ring_linear_i16(out, x, w16, rows, n, k, bits);
+        else ring_linear_i8(out, x, w8, rows, n, k, bits);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < n; j++) {
                 uint64_t sum = 0;
                 for (size_t i = 0; i < k; i++) sum += x[r * k + i] * (uint64_t)(wide ? (int64_t)w16[j * k + i] : w8[j * k + i]);
-                CHECK(sum == out[r * n + j]);
+                CHECK(ring_low(sum - out[r * n + j], bits) == 0);
             }
     }
     free(x), free(out), free(w8), free(w16);
@@ -216,27 +222,30 @@ static void linear_check(void)
     static const size_t ns[] = {1, 3, 4, 7, 8, 9, 21};
     for (size_t a = 0; a < sizeof ks / sizeof *ks; a++)
         for (size_t b = 0; b < sizeof ns / sizeof *ns; b++)
-            for (size_t rows = 1; rows <= 8; rows += rows < 4 ? 1 : 3) linear_case(rows, ns[b], ks[a], (a + b) % 3 == 0);
-    linear_case(4, 8, 2048, true);
-    linear_case(0, 3, 5, false);
+            for (size_t rows = 1; rows <= 8; rows += rows < 4 ? 1 : 3) linear_case(rows, ns[b], ks[a], (a + b) % 3 == 0, bits_next());
+    for (unsigned bits = 1; bits <= 64; bits++) linear_case(1 + bits % 40, 9, 70, bits % 2 == 0, bits);
+    linear_case(4, 8, 2048, true, 64);
+    linear_case(1, 4, 9000, true, 61);
+    linear_case(70, 3, 4100, true, 64);            // more rows and more of k than are taken at once
+    linear_case(0, 3, 5, false, 64);
 }
 
 TEST(linear_portable) { num_init(true); linear_check(); }
 TEST(linear_fast) { need_fast(); linear_check(); }
-TEST(linear_threaded) { num_init(false); threads_start(3); linear_case(9, 301, 770, false); linear_case(64, 67, 1000, true); }
+TEST(linear_threaded) { num_init(false); threads_start(3); linear_case(9, 301, 770, false, 64); linear_case(64, 67, 1000, true, 47); }
 
-static void matmul_case(size_t rows, size_t n, size_t k)
+static void matmul_case(size_t rows, size_t n, size_t k, unsigned bits)
 {
     size_t lda = k + 3, ldb = k + 1, ldo = n + 2;
     uint64_t *a = words(rows * lda), *b = words(n * ldb), *out = words(rows * ldo), *old = copy(out, rows * ldo * 8);
     for (int accumulate = 0; accumulate < 2; accumulate++) {
         memcpy(old, out, rows * ldo * 8);
-        ring_matmul(out, ldo, a, lda, b, ldb, rows, n, k, 64, accumulate);
+        ring_matmul(out, ldo, a, lda, b, ldb, rows, n, k, bits, accumulate);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < ldo; j++) {
                 uint64_t sum = j >= n || accumulate ? old[r * ldo + j] : 0;
                 if (j < n) for (size_t i = 0; i < k; i++) sum += a[r * lda + i] * b[j * ldb + i];
-                CHECK(sum == out[r * ldo + j]);                    // and the gaps stay as they were
+                CHECK(ring_low(sum - out[r * ldo + j], j < n ? bits : 64) == 0);       // and the gaps stay as they were
             }
     }
     free(a), free(b), free(out), free(old);
@@ -245,13 +254,16 @@ static void matmul_case(size_t rows, size_t n, size_t k)
 static void matmul_check(void)
 {
     for (size_t t = 0; t < LENGTHS_COUNT; t++)
-        for (size_t rows = 1; rows <= 9; rows++) matmul_case(rows, 1 + (t * 7 + rows) % 20, LENGTHS[t]);
-    matmul_case(33, 65, 100);
+        for (size_t rows = 1; rows <= 9; rows++) matmul_case(rows, 1 + (t * 7 + rows) % 20, LENGTHS[t], bits_next());
+    for (unsigned bits = 1; bits <= 64; bits++) matmul_case(1 + bits % 40, 9, 70, bits);
+    matmul_case(33, 65, 100, 64);
+    matmul_case(130, 33, 1100, 52);            // more rows and more of k than are taken at once
+    matmul_case(130, 33, 1100, 64);
 }
 
 TEST(matmul_portable) { num_init(true); matmul_check(); }
 TEST(matmul_fast) { need_fast(); matmul_check(); }
-TEST(matmul_threaded) { num_init(false); threads_start(3); matmul_case(64, 203, 400); }
+TEST(matmul_threaded) { num_init(false); threads_start(3); matmul_case(64, 203, 400, 50); matmul_case(64, 203, 400, 64); }
 
 static void vecmat_check(void)
 {
@@ -259,10 +271,11 @@ static void vecmat_check(void)
         for (size_t k = 0; k < 40; k += 13) {
             size_t n = LENGTHS[t], ldb = n + 3;
             uint64_t *a = words(k), *b = words(k * ldb), *out = words(n), *old = copy(out, n * 8);
-            ring_vecmat_add(out, a, b, ldb, n, k, 64);
+            unsigned bits = bits_next();
+            ring_vecmat_add(out, a, b, ldb, n, k, bits);
             for (size_t j = 0; j < n; j++) {
                 for (size_t i = 0; i < k; i++) old[j] += a[i] * b[i * ldb + j];
-                CHECK(old[j] == out[j]);
+                CHECK(ring_low(old[j] - out[j], bits) == 0);
             }
             uint64_t *c = words(n), dot = 0;
             for (size_t j = 0; j < n; j++) dot += c[j] * out[j];

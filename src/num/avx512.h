@@ -15,6 +15,9 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* Keeps what was loaded in its register: else it is loaded again for every use. */
+#define LOADED(v) __asm__("" : "+v"(v))
+
 /* The first min(left, 8) lanes; the first min(left, 64) bytes. */
 AVX512_INLINE __mmask8 lanes(size_t left)
 {

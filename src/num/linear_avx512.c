@@ -1,117 +1,212 @@
-/* linear_avx512.c - products with small weights, in tiles of columns by rows that stay in registers.
+/* linear_avx512.c - products with small weights, by the dot product of bytes (VNNI); limbs.h tells how shares become bytes.
  *
- * Small weights: the dot product instructions (VNNI) multiply bytes or 16-bit words and add up in 32 bits, so the shares
- * are split into eight byte limbs. One vector holds all limbs of a few consecutive words of a row of x: its 32-bit lane
- * 2 l + h holds limb l of the h-th half of them. The weights of these words are 8 bytes, read as they lie and broadcast.
- * At the end lane 2 l + h counts 2^(8 l) times: no weight is ever moved or widened.
+ * From two rows on, a lane is a column of limbs: the four weights that meet four words are broadcast, and sums need no more
+ * than to be put together at the end. A tile is up to 3 vectors of columns by 8 outputs.
  *
- *     int8:  8 words a vector, 4 products a lane of at most 255 * 128; 512 words add up to less than 2^23.
- *     int16: 4 words a vector, 2 products a lane of at most 255 * 2^15; 512 words add up to at most 256 * 255 * 2^15 < 2^31.
- *
- * Hence the stretches of 512. */
+ * One row has too few columns for the lanes, and is bound by memory: there a lane is a stretch of k, and limb l of all of x
+ * is a vector of bytes in its own right. Weights are read once, several rows of them at a time. */
 #ifdef __x86_64__
-#include "num/avx512.h"
+#include "num/limbs.h"
 
-#include <string.h>
+enum {
+    ROWS = 64,                                 // at most so many at once
+    OUTPUTS = 8,
+    PANEL = LIMBS_LEN + 64,                    // bytes between rows of a panel of weights
+    AHEAD = 4096                               // bytes
+};
 
-enum { STRETCH = 512, ROWS = 4, COLUMNS = 8 }; // words of k at a time; the largest tile is 4 rows by 4 or 2 by 8
+// ---- rows ------------------------------------------------------------------------------------------------------------
 
-/* Writes or adds a tile of sums, sum[r * columns + j], of which `valid` columns exist. */
-AVX512_INLINE void tile_store(uint64_t *out, size_t ldo, const uint64_t *sum, int rows, int columns, size_t valid, bool add)
+/* sum (8, columns): `vectors` times 16 of them, over `groups` of four weights. */
+AVX512_INLINE void linear_tile(int32_t *sum, const Limbs *l, const uint8_t *x, const uint8_t *panel, size_t groups, int vectors)
 {
-    __mmask8 m = lanes(valid < (size_t)columns ? valid : (size_t)columns);
-    UNROLL for (int r = 0; r < rows; r++) {
-        uint64_t *o = out + (size_t)r * ldo;
-        __m512i v = _mm512_maskz_loadu_epi64(m, sum + r * columns);
-        _mm512_mask_storeu_epi64(o, m, add ? _mm512_add_epi64(v, _mm512_maskz_loadu_epi64(m, o)) : v);
-    }
-}
-
-/* The limbs of `len` words of x, 8 / bytes words a vector; the last vector is filled with zeros. Lane l of 64 bits takes
- * byte l of each word; 16-bit words have a zero byte above. */
-AVX512_INLINE void limbs_make(__m512i *limbs, const uint64_t *x, size_t len, unsigned bytes)
-{
-    __m512i index = _mm512_set_epi64(0x0707070707070707, 0x0606060606060606, 0x0505050505050505, 0x0404040404040404,
-                                     0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
-    index = _mm512_add_epi64(index, _mm512_set1_epi64(bytes == 1 ? 0x3830282018100800 : 0x1818101008080000));
-    __mmask64 used = bytes == 1 ? ~UINT64_C(0) : 0x5555555555555555;
-    size_t step = 8 / bytes;
-    for (size_t i = 0; i < len; i += step) {
-        __mmask8 m = lanes(len - i < step ? len - i : step);
-        *limbs++ = _mm512_maskz_permutexvar_epi8(used, index, _mm512_maskz_loadu_epi64(m, x + i));
-    }
-}
-
-AVX512_INLINE __m512i limbs_dot(__m512i sum, __m512i x, __m512i w, unsigned bytes)
-{
-    return bytes == 1 ? _mm512_dpbusd_epi32(sum, x, w) : _mm512_dpwssd_epi32(sum, x, w);
-}
-
-/* sum[r * columns + j] = x row r . W row j over one stretch; `size`: its weights' bytes a row. */
-AVX512_INLINE void linear_tile(uint64_t *sum, const __m512i *x, const uint8_t *const *w, size_t size, unsigned bytes, int rows, int columns)
-{
-    const size_t stride = STRETCH / 8 * bytes;                     // vectors a row of x
-    __m512i acc[16];
-    UNROLL for (int i = 0; i < rows * columns; i++) acc[i] = _mm512_setzero_si512();
-    for (size_t s = 0; s < size / 8; s++)
-        UNROLL for (int j = 0; j < columns; j++) {
-            long long v;
-            memcpy(&v, w[j] + 8 * s, 8);
-            __m512i wide = _mm512_set1_epi64(v);
-            UNROLL for (int r = 0; r < rows; r++)
-                acc[r * columns + j] = limbs_dot(acc[r * columns + j], x[(size_t)r * stride + s], wide, bytes);
+    __m512i acc[3 * OUTPUTS], v[3];
+    UNROLL for (int i = 0; i < 3 * OUTPUTS; i++) acc[i] = _mm512_setzero_si512();
+    for (size_t g = 0; g < groups; g++) {
+        UNROLL for (int t = 0; t < vectors; t++) v[t] = _mm512_loadu_si512(x + 64 * t);
+        UNROLL for (int j = 0; j < OUTPUTS; j++) {
+            __m512i w = _mm512_set1_epi32(((const int32_t *)(const void *)(panel + j * PANEL))[g]);
+            if (vectors > 1) LOADED(w);
+            UNROLL for (int t = 0; t < vectors; t++) acc[j * 3 + t] = _mm512_dpbusd_epi32(acc[j * 3 + t], v[t], w);
         }
-    if (size % 8)
-        UNROLL for (int j = 0; j < columns; j++) {
-            __m512i wide = _mm512_broadcastq_epi64(_mm_maskz_loadu_epi8((__mmask16)((1u << size % 8) - 1), w[j] + size / 8 * 8));
-            UNROLL for (int r = 0; r < rows; r++)
-                acc[r * columns + j] = limbs_dot(acc[r * columns + j], x[(size_t)r * stride + size / 8], wide, bytes);
-        }
-    const __m512i place = _mm512_set_epi64(56, 48, 40, 32, 24, 16, 8, 0);
-    UNROLL for (int i = 0; i < rows * columns; i++) {
-        __m512i even = _mm512_srai_epi64(_mm512_slli_epi64(acc[i], 32), 32), odd = _mm512_srai_epi64(acc[i], 32);
-        acc[i] = _mm512_sllv_epi64(_mm512_add_epi64(even, odd), place);
+        x += l->stride;
     }
-    UNROLL for (int i = 0; i < rows * columns; i += 8) _mm512_storeu_si512(sum + i, sums8(acc + i));
+    UNROLL for (int j = 0; j < OUTPUTS; j++)
+        UNROLL for (int t = 0; t < vectors; t++) _mm512_storeu_si512(sum + (size_t)j * l->columns + 16 * t, acc[j * 3 + t]);
 }
 
-/* One stretch of k, from word `at`, for `rows` rows of x from `row` on, whose limbs are given. */
-AVX512_INLINE void linear_rows(const Linear *p, size_t begin, size_t end, size_t at, size_t row, const __m512i *x,
-                               unsigned bytes, int rows, int columns)
+static uint64_t words_sum(const uint64_t *x, size_t len)
 {
-    size_t len = p->k - at < STRETCH ? p->k - at : STRETCH;
-    uint64_t sum[16 + 8];                      // tile_store may load past a row of four
-    for (size_t j = begin; j < end; j += (size_t)columns) {
-        const uint8_t *w[COLUMNS];
-        for (size_t c = 0; c < (size_t)columns; c++)               // columns that do not exist repeat the last
+    uint64_t sum = 0;
+    for (size_t i = 0; i < len; i++) sum += x[i];
+    return sum;
+}
+
+/* Words at..at + len of k for rows row..row + rows, whose limbs are given. */
+AVX512 static void linear_rows(const Linear *p, size_t begin, size_t end, const Limbs *l, size_t row, size_t rows, size_t at, size_t len)
+{
+    _Alignas(64) uint8_t panel[OUTPUTS * PANEL];
+    _Alignas(64) int32_t sum[OUTPUTS * ROWS * 8];
+    uint64_t plus[ROWS];
+    for (size_t r = 0; r < rows && p->bytes == 2; r++) plus[r] = 128 * words_sum(p->x + (row + r) * p->k + at, len);
+    LimbSums s = {sum, l->columns, rows, (p->bits + 7) / 8, true, p->bytes == 2 ? plus : NULL};
+    size_t size = len * p->bytes, groups = (size + 3) / 4;
+    for (size_t j = begin; j < end; j += OUTPUTS) {
+        size_t valid = end - j < OUTPUTS ? end - j : OUTPUTS;
+        limbs_panel(panel, PANEL, (const uint8_t *)p->w + (j * p->k + at) * p->bytes, p->k * p->bytes, OUTPUTS, valid, size, p->bytes);
+        for (size_t c = 0, left = l->columns / 16; left;) {
+            size_t vectors = left == 4 ? 2 : left < 3 ? left : 3;
+            if (vectors == 3) linear_tile(sum + c, l, l->at + 4 * c, panel, groups, 3);
+            else if (vectors == 2) linear_tile(sum + c, l, l->at + 4 * c, panel, groups, 2);
+            else linear_tile(sum + c, l, l->at + 4 * c, panel, groups, 1);
+            c += 16 * vectors, left -= vectors;
+        }
+        limbs_combine(p->out + row * p->n + j, p->n, valid, at > 0, &s);
+    }
+    wipe(panel, sizeof panel);                 // W may be private
+    wipe(sum, OUTPUTS * l->columns * sizeof *sum);
+    wipe(plus, sizeof plus);
+}
+
+AVX512 static void linear_many(const Linear *p, size_t begin, size_t end)
+{
+    _Alignas(64) uint8_t space[LIMBS_SIZE];
+    unsigned count = (p->bits + 7) / 8;
+    for (size_t row = 0; row < p->rows; row += ROWS) {
+        size_t rows = p->rows - row < ROWS ? p->rows - row : ROWS;
+        Limbs l = limbs_layout(space, rows, count);
+        size_t stretch = limbs_fit(&l) / p->bytes, used = stretch < p->k ? stretch : p->k;
+        for (size_t at = 0; at < p->k; at += stretch) {
+            size_t len = p->k - at < stretch ? p->k - at : stretch;
+            limbs_make(&l, p->x + row * p->k + at, p->k, rows, len, p->bytes, count);
+            linear_rows(p, begin, end, &l, row, rows, at, len);
+        }
+        wipe(space, (used * p->bytes + 63) / 64 * 16 * l.stride);              // shares
+    }
+}
+
+// ---- one row ---------------------------------------------------------------------------------------------------------
+
+/* plane (count, LIMBS_LEN): limb l of len words; for 16-bit weights, limbs l and l - 1 by turns. */
+AVX512 static void planes_make(uint8_t *plane, const uint64_t *x, size_t len, unsigned bytes, unsigned count)
+{
+    size_t step = 64 / bytes;
+    for (size_t i = 0; i < len; i += step)
+        for (unsigned limb = 0; limb < count; limb++) {
+            __m512i v = _mm512_setzero_si512();
+            const __m512i eighth = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+            for (size_t w = 0; w < step && i + w < len; w += 8 / bytes) {
+                size_t left = len - i - w;
+                __mmask8 m = lanes(left < 8 / bytes ? left : 8 / bytes);
+                __m512i words = _mm512_maskz_loadu_epi64(m, x + i + w);
+                __m512i low = _mm512_srl_epi64(words, _mm_cvtsi32_si128((int)(8 * limb))), out;
+                if (bytes == 1) out = _mm512_castsi128_si512(_mm512_cvtepi64_epi8(low));
+                else {
+                    __m512i high = limb ? _mm512_srl_epi64(words, _mm_cvtsi32_si128((int)(8 * limb - 8))) : _mm512_setzero_si512();
+                    low = _mm512_mask_mov_epi8(low, 0x0202020202020202, _mm512_slli_epi64(high, 8));
+                    out = _mm512_castsi128_si512(_mm512_cvtepi64_epi16(low));
+                }
+                __mmask8 where = (__mmask8)(1u << (w * bytes / 8));
+                v = _mm512_mask_permutexvar_epi64(v, where, _mm512_sub_epi64(eighth, _mm512_set1_epi64((long long)(w * bytes / 8))), out);
+            }
+            _mm512_storeu_si512(plane + limb * LIMBS_LEN + i * bytes, v);
+        }
+}
+
+/* The sum of the lanes of 32 bits, signed. */
+AVX512_INLINE __m512i lanes_widen(__m512i v)
+{
+    return _mm512_add_epi64(_mm512_srai_epi64(_mm512_slli_epi64(v, 32), 32), _mm512_srai_epi64(v, 32));
+}
+
+/* out[j] (+)= one row's stretch of `size` bytes of k, for `outputs` of them whose weights are pitch bytes apart. */
+AVX512_INLINE void row_tile(uint64_t sum[OUTPUTS], const uint8_t *plane, const uint8_t *const *w, size_t size, unsigned bytes,
+                            int outputs, int count)
+{
+    __m512i acc[4 * 8], total[OUTPUTS], v[4], flip = _mm512_set1_epi16(bytes == 2 ? FLIP : 0);
+    UNROLL for (int i = 0; i < outputs * count; i++) acc[i] = _mm512_setzero_si512();
+    size_t i = 0;
+    for (; i + 64 <= size; i += 64) {
+        UNROLL for (int j = 0; j < outputs; j++) {
+            _mm_prefetch((const char *)w[j] + i + AHEAD, _MM_HINT_T0);
+            v[j] = _mm512_loadu_si512(w[j] + i);
+            if (bytes == 2) v[j] = _mm512_xor_si512(v[j], flip);
+        }
+        UNROLL for (int l = 0; l < count; l++) {
+            __m512i x = _mm512_loadu_si512(plane + l * LIMBS_LEN + i);
+            UNROLL for (int j = 0; j < outputs; j++) acc[l * outputs + j] = _mm512_dpbusd_epi32(acc[l * outputs + j], x, v[j]);
+        }
+    }
+    if (i < size) {
+        UNROLL for (int j = 0; j < outputs; j++) v[j] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(bytes64(size - i), w[j] + i), flip);
+        UNROLL for (int l = 0; l < count; l++) {
+            __m512i x = _mm512_loadu_si512(plane + l * LIMBS_LEN + i);
+            UNROLL for (int j = 0; j < outputs; j++) acc[l * outputs + j] = _mm512_dpbusd_epi32(acc[l * outputs + j], x, v[j]);
+        }
+    }
+    UNROLL for (int j = 0; j < OUTPUTS; j++) total[j] = _mm512_setzero_si512();
+    UNROLL for (int l = count; l-- > 0;)
+        UNROLL for (int j = 0; j < outputs; j++)
+            total[j] = _mm512_add_epi64(_mm512_slli_epi64(total[j], 8), lanes_widen(acc[l * outputs + j]));
+    _mm512_storeu_si512(sum, sums8(total));
+}
+
+AVX512_INLINE void row_outputs(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len, unsigned bytes,
+                               int count)
+{
+    const int outputs = count <= 6 ? 4 : 3;
+    uint64_t plus = bytes == 2 ? 128 * words_sum(p->x + at, len) : 0, sum[OUTPUTS];
+    for (size_t j = begin; j < end; j += (size_t)outputs) {
+        const uint8_t *w[4];
+        for (size_t c = 0; c < (size_t)outputs; c++)               // outputs that do not exist repeat the last
             w[c] = (const uint8_t *)p->w + ((j + c < end ? j + c : end - 1) * p->k + at) * bytes;
-        linear_tile(sum, x, w, len * bytes, bytes, rows, columns);
-        tile_store(p->out + row * p->n + j, p->n, sum, rows, columns, end - j, at > 0);
+        row_tile(sum, plane, w, len * bytes, bytes, outputs, count);
+        for (size_t c = 0; c < (size_t)outputs && j + c < end; c++) p->out[j + c] = sum[c] + plus + (at ? p->out[j + c] : 0);
     }
+    wipe(sum, sizeof sum);
 }
 
-AVX512_INLINE void linear_bytes(const Linear *p, size_t begin, size_t end, unsigned bytes)
+/* `count` as a constant. */
+AVX512_INLINE void row_count(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len, unsigned bytes)
 {
-    __m512i x[ROWS * STRETCH / 4];
-    for (size_t at = 0; at < p->k; at += STRETCH) {
-        size_t len = p->k - at < STRETCH ? p->k - at : STRETCH, left = 0;
-        for (size_t row = 0; row < p->rows; row += left >= 4 ? 4 : left >= 2 ? 2 : 1) {
-            left = p->rows - row;
-            size_t rows = left >= 4 ? 4 : left >= 2 ? 2 : 1;
-            for (size_t r = 0; r < rows; r++) limbs_make(x + r * (STRETCH / 8) * bytes, p->x + (row + r) * p->k + at, len, bytes);
-            if (rows == 4) linear_rows(p, begin, end, at, row, x, bytes, 4, 4);
-            else if (rows == 2) linear_rows(p, begin, end, at, row, x, bytes, 2, 8);
-            else linear_rows(p, begin, end, at, row, x, bytes, 1, 8);
-        }
+    unsigned count = (p->bits + 7) / 8;
+    if (count == 1) row_outputs(p, begin, end, plane, at, len, bytes, 1);
+    else if (count == 2) row_outputs(p, begin, end, plane, at, len, bytes, 2);
+    else if (count == 3) row_outputs(p, begin, end, plane, at, len, bytes, 3);
+    else if (count == 4) row_outputs(p, begin, end, plane, at, len, bytes, 4);
+    else if (count == 5) row_outputs(p, begin, end, plane, at, len, bytes, 5);
+    else if (count == 6) row_outputs(p, begin, end, plane, at, len, bytes, 6);
+    else if (count == 7) row_outputs(p, begin, end, plane, at, len, bytes, 7);
+    else row_outputs(p, begin, end, plane, at, len, bytes, 8);
+}
+
+AVX512 static void row_bytes1(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len)
+{
+    row_count(p, begin, end, plane, at, len, 1);
+}
+
+AVX512 static void row_bytes2(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len)
+{
+    row_count(p, begin, end, plane, at, len, 2);
+}
+
+AVX512 static void linear_one(const Linear *p, size_t begin, size_t end)
+{
+    _Alignas(64) uint8_t plane[8 * LIMBS_LEN];
+    size_t stretch = LIMBS_LEN / p->bytes;
+    for (size_t at = 0; at < p->k; at += stretch) {
+        size_t len = p->k - at < stretch ? p->k - at : stretch;
+        planes_make(plane, p->x + at, len, p->bytes, (p->bits + 7) / 8);
+        if (p->bytes == 1) row_bytes1(p, begin, end, plane, at, len);
+        else row_bytes2(p, begin, end, plane, at, len);
     }
-    size_t stretch = p->k < STRETCH ? p->k : STRETCH, used = (stretch * bytes + 7) / 8;
-    for (size_t r = 0; r < ROWS && r < p->rows; r++) wipe(x + r * (STRETCH / 8) * bytes, used * sizeof *x);       // shares
+    wipe(plane, sizeof plane);                 // shares
 }
 
 AVX512 void avx512_linear(const Linear *p, size_t begin, size_t end)
 {
     if (p->k == 0) portable_linear(p, begin, end);
-    else if (p->bytes == 1) linear_bytes(p, begin, end, 1);
-    else linear_bytes(p, begin, end, 2);
+    else if (p->rows == 1) linear_one(p, begin, end);
+    else linear_many(p, begin, end);
 }
 #endif

@@ -8,7 +8,7 @@
 #ifdef __x86_64__
 #include "num/avx512.h"
 
-enum { STRETCH = 512, COLUMNS = 8 };           // words of k: 8 columns of them are 32 KB
+enum { STRETCH = 384, COLUMNS = 8 };           // words of k: 8 columns of them are 24 KB
 
 /* `narrow`, a constant wherever this is inlined: at most 52 bits are wanted. */
 AVX512_INLINE __m512i mul_add(__m512i sum, __m512i x, __m512i y, bool narrow)
@@ -30,6 +30,7 @@ AVX512_INLINE void tile_rows(const Tile *t, int rows, bool narrow)
         UNROLL for (int r = 0; r < rows; r++) x[r] = _mm512_loadu_si512(t->a + (size_t)r * t->lda + i);
         UNROLL for (int c = 0; c < COLUMNS; c++) {
             __m512i y = _mm512_loadu_si512(b[c] + i);
+            if (rows > 1) LOADED(y);
             UNROLL for (int r = 0; r < rows; r++) acc[r * COLUMNS + c] = mul_add(acc[r * COLUMNS + c], x[r], y, narrow);
         }
     }
@@ -77,7 +78,8 @@ AVX512 void avx512_matmul(const Matmul *p, size_t begin, size_t end)
 }
 
 /* `vectors` times eight columns, those of the last vector under a mask. */
-AVX512_INLINE void vecmat_columns(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t k, int vectors, __mmask8 last, bool narrow)
+AVX512_INLINE void vecmat_columns(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t k, int vectors, __mmask8 last,
+                                  bool narrow)
 {
     __m512i acc[8];
     UNROLL for (int v = 0; v < vectors; v++) acc[v] = _mm512_maskz_loadu_epi64(v + 1 < vectors ? 0xFF : last, out + 8 * v);
@@ -108,7 +110,8 @@ AVX512 uint64_t avx512_dot(const uint64_t *a, const uint64_t *b, size_t len)
     __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
     size_t i = 0;
     for (; i + 32 <= len; i += 32)
-        UNROLL for (size_t v = 0; v < 4; v++) sum[v] = mul_add(sum[v], _mm512_loadu_si512(a + i + 8 * v), _mm512_loadu_si512(b + i + 8 * v), false);
+        UNROLL for (size_t v = 0; v < 4; v++)
+            sum[v] = mul_add(sum[v], _mm512_loadu_si512(a + i + 8 * v), _mm512_loadu_si512(b + i + 8 * v), false);
     for (; i < len; i += 8) {
         __mmask8 m = lanes(len - i);
         sum[0] = mul_add(sum[0], _mm512_maskz_loadu_epi64(m, a + i), _mm512_maskz_loadu_epi64(m, b + i), false);
