@@ -7,7 +7,7 @@
 
 enum { EVERY = (1 << MAT_COUNT) - 1 };
 
-typedef struct Case { ModelConfig config; uint32_t frozen, rank; unsigned kinds; Prefer prefer; Private private_part; } Case;
+typedef struct Case { ModelConfig config; uint32_t frozen, rank; unsigned kinds; Prefer prefer; Private private_part; bool quantised; } Case;
 
 #define PLAIN_SHAPE {.width = 32, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 48, .vocab = 40, .context = 24, \
                      .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
@@ -24,9 +24,15 @@ static int32_t tokens[4096];
 
 static void setup(const Case *c)
 {
-    arena_free(&model.arena), arena_free(&adapter.arena);
+    model_free(&model), arena_free(&adapter.arena);
     plan_free(&plan);
     random_model(&model, &c->config, 1.5);
+    if (c->quantised) {
+        Model floats = model;
+        CHECK_OK(model_quantise(&floats, test_folder(), NULL));
+        CHECK_OK(model_open(&model, test_folder()));
+        model_free(&floats);
+    }
     with = NULL;
     if (c->rank) random_adapter(&adapter, &c->config, c->frozen, c->rank, c->kinds, 0.5), with = &adapter;
     for (size_t i = 0; i < 600; i++) tokens[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
@@ -100,16 +106,20 @@ static double difference(const float *a, const float *b, size_t len, double *rms
 }
 
 static const Case cases[] = {
-    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_EXCHANGES, PRIVATE_LORA},
-    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA},
-    {PLAIN_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS},
-    {PLAIN_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS},
-    {ODD_SHAPE, 1, 3, 1 << MAT_Q | 1 << MAT_V, PREFER_EXCHANGES, PRIVATE_LORA},
-    {ODD_SHAPE, 1, 3, 1 << MAT_O | 1 << MAT_UP | 1 << MAT_DOWN, PREFER_BYTES, PRIVATE_LORA},
-    {ODD_SHAPE, 1, 5, EVERY, PREFER_EXCHANGES, PRIVATE_LAYERS},
-    {ODD_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS},
-    {ONE_HEAD, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LORA},
-    {ONE_HEAD, 0, 2, 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LORA}};
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, false},
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, false},
+    {PLAIN_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false},
+    {PLAIN_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false},
+    {ODD_SHAPE, 1, 3, 1 << MAT_Q | 1 << MAT_V, PREFER_EXCHANGES, PRIVATE_LORA, false},
+    {ODD_SHAPE, 1, 3, 1 << MAT_O | 1 << MAT_UP | 1 << MAT_DOWN, PREFER_BYTES, PRIVATE_LORA, false},
+    {ODD_SHAPE, 1, 5, EVERY, PREFER_EXCHANGES, PRIVATE_LAYERS, false},
+    {ODD_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false},
+    {ONE_HEAD, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LORA, false},
+    {ONE_HEAD, 0, 2, 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LORA, false},
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, true},
+    {ODD_SHAPE, 1, 3, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, true},
+    {ODD_SHAPE, 1, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, true},
+    {ONE_HEAD, 0, 0, 0, PREFER_BYTES, PRIVATE_LORA, true}};
 enum { CASES = sizeof cases / sizeof *cases };
 
 TEST(close_to_the_float_network)

@@ -32,6 +32,7 @@ CHECKED Result train_command(int argc, char **argv);
 CHECKED Result tune_command(int argc, char **argv);
 CHECKED Result export_command(int argc, char **argv);
 CHECKED Result calibrate_command(int argc, char **argv);
+CHECKED Result quantise_command(int argc, char **argv);
 CHECKED Result plan_command(int argc, char **argv);
 CHECKED Result bench_command(int argc, char **argv);
 CHECKED Result keygen_command(int argc, char **argv);
@@ -41,7 +42,7 @@ CHECKED Result chat_command(int argc, char **argv);
 CHECKED Result pool_command(int argc, char **argv);
 extern const char demo_usage[], run_usage[], eval_usage[], train_usage[], tune_usage[], export_usage[], calibrate_usage[], plan_usage[],
                   bench_usage[];
-extern const char keygen_usage[], serve_usage[], third_usage[], chat_usage[], pool_usage[];
+extern const char quantise_usage[], keygen_usage[], serve_usage[], third_usage[], chat_usage[], pool_usage[];
 
 // ---- options (options.c) -----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ static const Command commands[] = {
     {"tune", "fine-tune: factors of the upper layers, from a recipe", tune_usage, tune_command},
     {"export", "write a plain Hugging Face folder, adapter merged", export_usage, export_command},
     {"calibrate", "make the fixed-point plan of a folder", calibrate_usage, calibrate_command},
+    {"quantise", "8-bit weights in one mapped file, from a folder of floats", quantise_usage, quantise_command},
     {"plan", "predict the cost of a token", plan_usage, plan_command},
     {"bench", "measured cost", bench_usage, bench_command},
     {"keygen", "make a party's key", keygen_usage, keygen_command},

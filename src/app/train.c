@@ -64,6 +64,7 @@ Result export_command(int argc, char **argv)
     Arena a;
     arena_init(&a, false);
     Result r = bundle_load_plain(&b, model, adapter);
+    if (!failed(r) && b.model.quantised) r = fail(FAIL_USE, "%s: holds a quantised base, where the floats that it was made from are needed", model);
     if (!failed(r) && adapter) model_merge(&whole, &b.model, &b.adapter);
     if (!failed(r)) r = folder_make(merged, 0755);
     if (!failed(r)) r = model_save(adapter ? &whole : &b.model, merged, dtype ? "BF16" : "F32");

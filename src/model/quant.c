@@ -186,7 +186,8 @@ Result quant_bind(Model *m, const uint8_t *data, size_t len)
     GUARD(header_check(c, data, len, count, size));
     Reading r = {tensor, data, {SIZE_MAX, SIZE_MAX, SIZE_MAX}};
     parallel_for(count, 1, tensors_check, &r);
-    static const char *const what[] = {"is damaged: its checksum differs", "has a scale that is out of range", "holds a NaN or an infinity"};
+    static const char *const what[] = {"is damaged: its checksum differs", "has a scale that is out of range",
+                                       "holds a NaN or an infinity"};
     for (int b = 0; b < 3; b++)
         if (r.bad[b] != SIZE_MAX) return tensor_fail(&tensor[r.bad[b]], what[b]);
     m->layer = arena_new(&m->arena, LayerWeights, c->layers);
@@ -211,13 +212,20 @@ static Result write_at(const Writer *w, const void *data, size_t len, size_t at)
     return OK;
 }
 
-typedef struct Rows { const QuantSource *s; const QuantTensor *t; int32_t *scale; int8_t *steps; size_t first; atomic_bool bad; char why[256]; } Rows;
+typedef struct Rows {
+    const QuantSource *s;
+    const QuantTensor *t;
+    int32_t *scale;
+    int8_t *steps;
+    atomic_bool bad;
+    char why[256];
+} Rows;
 
 static void rows_make(void *ctx, size_t begin, size_t end)
 {
     Rows *r = ctx;
     for (size_t i = begin; i < end; i++) {
-        if (!failed(r->s->row(r->s->ctx, r->t, r->first + i, &r->scale[r->first + i], r->steps + i * r->t->cols, NULL))) continue;
+        if (!failed(r->s->row(r->s->ctx, r->t, i, &r->scale[i], r->steps + i * r->t->cols, NULL))) continue;
         if (!atomic_exchange(&r->bad, true)) snprintf(r->why, sizeof r->why, "%s", result_text());   // texts are kept a thread
     }
 }
@@ -266,7 +274,7 @@ Result quant_write(const char *dir, const ModelConfig *c, const QuantSource *s, 
     if (snprintf(path, sizeof path, "%s/config.json", dir) >= (int)sizeof path - 32) return fail(FAIL_SYSTEM, "%s: too long a path", dir);
     GUARD(config_write(c, path));
     snprintf(path, sizeof path, "%s/%s", dir, quant_file);
-    if (snprintf(temporary, sizeof temporary, "%s.XXXXXX", path) >= (int)sizeof temporary) return fail(FAIL_SYSTEM, "%s: too long a path", dir);
+    snprintf(temporary, sizeof temporary, "%s/%s.XXXXXX", dir, quant_file);      // fits: checked above
     Writer w = {mkostemp(temporary, O_CLOEXEC), path};
     if (w.fd < 0) return fail(FAIL_SYSTEM, "%s: cannot write: %s", path, strerror(errno));
     Result r = tensors_put(&w, c, s, p);

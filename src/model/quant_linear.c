@@ -114,7 +114,8 @@ static void many_rows(void *ctx, size_t begin, size_t end)
         size_t n = end - c < block ? end - c : block;
         for (size_t i = 0; i < n; i++)
             widen(wide + i * j->k, j->w->w + (c + i) * j->k, scale_real(j->w->scale[c + i]) * j->times, j->k);
-        product((Product){.turn_b = true, .accumulate = j->accumulate, .alpha = 1}, j->out + c, j->n, j->in, j->k, wide, j->k, j->rows, n, j->k);
+        product((Product){.turn_b = true, .accumulate = j->accumulate, .alpha = 1}, j->out + c, j->n, j->in, j->k, wide, j->k, j->rows, n,
+                j->k);
     }
     arena_free(&a);
 }
