@@ -42,7 +42,7 @@ typedef struct Feed Feed;
 struct Feed {
     Result (*read)(Feed *f, size_t row, void *out, size_t len);
     Result (*write)(Feed *f, size_t row, const void *data, size_t len);
-    /* read without a copy: the words where they lie, untouched until the end of the batch. NULL: they lie nowhere. */
+    /* read without a copy: the words where they lie, untouched until the next call for that row. NULL: they lie nowhere. */
     Result (*take)(Feed *f, size_t row, const uint8_t **out, size_t len);
 };
 

@@ -8,7 +8,9 @@ struct Pinned {
     const char *name;
     size_t outputs, inputs;
     unsigned n, f;
-    uint64_t *a, *d, *m;                       // (outputs, inputs): S and CLEAR; C and CLEAR; T
+    uint64_t *d, *m;                           // (outputs, inputs): C and CLEAR; T
+    int16_t *small;                            // A at S and CLEAR, where every weight fits
+    uint64_t *a;                               // else A, as words
     const Engine *engine;                      // S: expands D again for the export
 };
 
@@ -24,16 +26,28 @@ static void pad_expand(const Engine *e, const Pinned *p, uint64_t *d)
     wipe(&prg, sizeof prg);
 }
 
+/* Nearly always 16 bits are enough, which is a quarter of the memory and the faster product. */
+static void weights_keep(Pinned *p, Arena *session, const int32_t *a)
+{
+    size_t len = p->outputs * p->inputs;
+    int32_t beyond = 0;
+    for (size_t i = 0; i < len; i++) beyond |= a[i] ^ (int16_t)a[i];
+    if (beyond) {
+        p->a = arena_new(session, uint64_t, len);
+        for (size_t i = 0; i < len; i++) p->a[i] = (uint64_t)(int64_t)a[i];
+    } else {
+        p->small = arena_new(session, int16_t, len);
+        for (size_t i = 0; i < len; i++) p->small[i] = (int16_t)a[i];
+    }
+}
+
 Pinned *pinned_new(Engine *e, Arena *session, const char *name, size_t outputs, size_t inputs, unsigned n, unsigned f, const int32_t *a)
 {
     ASSERT(n >= 1 && n <= 64);
     Pinned *p = arena_new(session, Pinned, 1);
     size_t len = outputs * inputs;
-    *p = (Pinned){arena_string(session, name), outputs, inputs, n, f, NULL, NULL, NULL, e};
-    if (e->server || e->clear) {
-        p->a = arena_new(session, uint64_t, len);
-        for (size_t i = 0; i < len; i++) p->a[i] = (uint64_t)(int64_t)a[i];
-    }
+    *p = (Pinned){arena_string(session, name), outputs, inputs, n, f, NULL, NULL, NULL, NULL, e};
+    if (e->server || e->clear) weights_keep(p, session, a);
     if (e->client) {
         p->d = arena_new(session, uint64_t, len);
         pad_expand(e, p, p->d);
@@ -51,7 +65,7 @@ void pinned_export(const Pinned *p, uint8_t *out)
     arena_init(&a, true);
     uint64_t *m = arena_new(&a, uint64_t, len);
     pad_expand(p->engine, p, m);
-    ring_sub(m, p->a, m, len);
+    for (size_t i = 0; i < len; i++) m[i] = (p->small ? (uint64_t)(int64_t)p->small[i] : p->a[i]) - m[i];
     ring_pack(out, m, len, p->n);
     arena_free(&a);
 }
@@ -152,11 +166,18 @@ Pinning *pinned_send_after(Engine *e, Pinning *x, unsigned n, unsigned f, const 
     return g;
 }
 
+/* A x, at S and CLEAR. */
+static void product_of_weights(const Pinned *p, uint64_t *out, const uint64_t *x, size_t rows)
+{
+    if (p->small) ring_linear_i16(out, x, p->small, rows, p->outputs, p->inputs, p->n);
+    else matvec(p, out, p->a, x, rows);
+}
+
 /* S: A x - dealt. */
 static void product_server(Engine *e, const Pinning *g, Wire *w, const uint64_t *x)
 {
     w->s.word = words_new(e, layout_len(g->at));
-    matvec(g->p, w->s.word, g->p->a, x, g->in->rows);
+    product_of_weights(g->p, w->s.word, x, g->in->rows);
     ring_sub_from(w->s.word, g->s.word, layout_len(g->at));
 }
 
@@ -164,7 +185,7 @@ static void product_clear(Engine *e, const Pinning *g, Wire *w, const uint64_t *
 {
     uint64_t *value = words_new(e, layout_len(g->at));
     w->s.word = words_new(e, layout_len(g->at));
-    matvec(g->p, value, g->p->a, x, g->in->rows);
+    product_of_weights(g->p, value, x, g->in->rows);
     wire_settle(e, w, value);
 }
 
