@@ -133,6 +133,11 @@ for p in "${parties[@]}"; do wait "$p" || complain "a party of the pool's making
 parties=()
 expect 0 "24" "$marill" pool show "$tmp/pool" --third-key "$third"
 expect 0 "left             24" "$marill" pool show "$tmp/client.tape"
+expect 0 "half             provider" "$marill" pool show "$tmp/pool" --third-key "$third" --tape "$tmp/provider.tape"
+grep -q "left             24" "$tmp/out" || complain "the provider's half says: $(cat "$tmp/out")"
+cp "$tmp/client.tape" "$tmp/copied.tape"
+expect 0 "a copy" "$marill" pool show "$tmp/copied.tape"
+grep -q "MB/s" "$tmp/write.log" || complain "the third does not say how fast it wrote: $(cat "$tmp/write.log")"
 "${serve[@]}" --setting dealer --pool "$tmp/pool" --tape "$tmp/provider.tape" --listen 127.0.0.1:0 --once \
     > "$tmp/dealer.log" 2>&1 & parties+=($!)
 provider_at=$(started dealer)

@@ -244,13 +244,14 @@ TEST(prg_ends_after_2_36_blocks)
 TEST(seal_is_aes_256_gcm)       // test case 14 of the GCM submission
 {
     uint8_t key[32] = {0}, zeros[16] = {0}, out[16], tag[16], back[16];
-    seal(out, tag, key, NULL, 0, zeros, 16);
+    seal(out, tag, key, 0, NULL, 0, zeros, 16);
     check_hex(out, 16, "cea7403d4d606b6e074ec5d3baf39d18");
     check_hex(tag, 16, "d0d1c8a799996bf0265b98b5d48ab919");
-    CHECK(unseal(back, tag, key, NULL, 0, out, 16) && !memcmp(back, zeros, 16));
-    CHECK(!unseal(back, tag, key, "x", 1, out, 16));
+    CHECK(unseal(back, tag, key, 0, NULL, 0, out, 16) && !memcmp(back, zeros, 16));
+    CHECK(!unseal(back, tag, key, 0, "x", 1, out, 16));
+    CHECK(!unseal(back, tag, key, 1, NULL, 0, out, 16));
     tag[3] ^= 1;
-    CHECK(!unseal(back, tag, key, NULL, 0, out, 16));
+    CHECK(!unseal(back, tag, key, 0, NULL, 0, out, 16));
 }
 
 TEST(identity_verifies_rfc_8032)

@@ -1,4 +1,4 @@
-/* party.c - a deployment by hand: keys, the provider, the third, the client, pools. */
+/* party.c - a deployment by hand: keys, the provider, the third, the client. */
 #include "app/app.h"
 
 #include <stdlib.h>
@@ -16,6 +16,7 @@ const char serve_usage[] =
     "  --client HEX                 public key of a client that may connect; may be repeated\n"
     "  --third HOST:PORT --third-key HEX\n"
     "  --pool FILE --tape FILE      dealer: the pool that the third wrote, and our tape of it\n"
+    "  --epoch N                    (0); another one after a client was revoked: new pads, and pools of before are refused\n"
     "  --once                       end after one session\n"
     "  --make-pool N --name HEX     make a pool of N positions with the third and one client, keep --tape FILE, and end;\n"
     "                               32 hex digits that both call it by\n"
@@ -39,10 +40,6 @@ const char chat_usage[] =
     "  --make-pool N --name HEX     make a pool of N positions with the third and the provider, keep --tape FILE, and end\n"
     "Reads lines and prints the reply to each. A line is a conversation of its own. A marill.json beside the plan,\n"
     "{\"template\": \"..{}..\"}, says what is put around it.\n";
-const char pool_usage[] =
-    "show FILE [--third-key HEX]\n"
-    "  FILE                         a tape, or with --third-key a pool: what is left, in tokens, and for whom it is\n";
-
 static const char *const party_settings[] = {"dealer", "3pc", NULL};
 
 static void announce(void *ctx, uint16_t port)
@@ -86,7 +83,7 @@ typedef struct ServeArgs {
     Keys clients;
     Address listen, third;
     unsigned setting;                          // of party_settings
-    uint64_t positions, threads;
+    uint64_t positions, epoch, threads;
     uint8_t name[16];
     bool once;
 } ServeArgs;
@@ -124,12 +121,13 @@ static Result serve_run(const ServeArgs *k, const Identity *me)
                          .third = k->third,
                          .pool = k->pool,
                          .tape = k->tape,
+                         .epoch = k->epoch,
                          .sessions = k->once,
                          .progress = &log_lines,
                          .announce = announce,
                          .announce_ctx = (void *)(uintptr_t)k->listen.host,
                          .net = k->shape};
-    Result r = k->positions ? provider_pool(&b, me, &k->third, k->clients.key[0], k->name, (uint32_t)k->positions, k->tape)
+    Result r = k->positions ? provider_pool(&b, me, &k->third, k->clients.key[0], k->name, (uint32_t)k->positions, k->epoch, k->tape)
                             : provider_serve(&b, &o);
     bundle_free(&b);
     return r;
@@ -152,6 +150,7 @@ Result serve_command(int argc, char **argv)
         OPTION("--tape", OPT_TEXT, &k.tape),
         OPTION("--make-pool", OPT_UINT, &k.positions, .min = 1, .max = 1 << 20),
         OPTION("--name", OPT_KEY, k.name, .len = 16),
+        OPTION("--epoch", OPT_UINT, &k.epoch, .max = UINT32_MAX),
         OPTION("--once", OPT_FLAG, &k.once),
         OPTION("--net", OPT_TEXT, &k.net),
         OPTION("--threads", OPT_UINT, &k.threads, .min = 1, .max = 256),
@@ -319,61 +318,4 @@ Result chat_command(int argc, char **argv)
     arena_free(&c.arena);
     identity_free(&me);
     return r;
-}
-
-// ---- pools -----------------------------------------------------------------------------------------------------------
-
-static void show_key(const char *what, const uint8_t *key, size_t len)
-{
-    char hex[65];
-    hex_encode(hex, key, len);
-    printf("%-16s %s\n", what, hex);
-}
-
-static Result show_tape(const char *path)
-{
-    Tape *t;
-    GUARD(tape_open(&t, path));
-    show_key("tape", tape_id(t), 16);
-    printf("%-16s %llu\n%-16s %llu\n", "tokens", (unsigned long long)tape_segments(t), "left",
-           (unsigned long long)(tape_segments(t) - tape_mark(t)));
-    tape_close(t);
-    return OK;
-}
-
-static Result show_pool(const char *path, const uint8_t third[32])
-{
-    Pool *p;
-    PoolAbout about;
-    const uint8_t *header;
-    size_t len;
-    GUARD(pool_open(&p, path, third));
-    pool_header(p, &header, &len);
-    Result r = pool_about(&about, header, len);
-    if (!failed(r)) {
-        show_key("pool", about.name, 16);
-        printf("%-16s %llu\n", "tokens", (unsigned long long)about.positions);
-        show_key("client", about.client, 32);
-        show_key("provider", about.provider, 32);
-        show_key("third", about.third, 32);
-        show_key("public model", about.public_model, 32);
-        show_key("plan", about.plan, 32);
-        printf("What is left of it, the tapes of the provider and of the client say.\n");
-    }
-    pool_close(p);
-    return fail_in(r, "%s", path);
-}
-
-Result pool_command(int argc, char **argv)
-{
-    const char *verb = NULL, *path = NULL;
-    uint8_t third[32];
-    Option options[] = {
-        OPTION("show", OPT_TEXT, &verb, .required = true),
-        OPTION("FILE", OPT_TEXT, &path, .required = true),
-        OPTION("--third-key", OPT_KEY, third),
-    };
-    GUARD(OPTIONS_PARSE(options, argc, argv));
-    if (strcmp(verb, "show") != 0) return fail(FAIL_USE, "'%s' is not 'show'", verb);
-    return option_given(options, "--third-key") ? show_pool(path, third) : show_tape(path);
 }

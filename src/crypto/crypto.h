@@ -117,35 +117,65 @@ void channel_shape(Channel *c, const Net *n);
 
 // ---- tapes -----------------------------------------------------------------------------------------------------------
 
-/* A ratchet of segment keys. Segment i can be taken once, in order; then k(i) is overwritten by k(i+1). */
+/* A ratchet of segment keys. Segment i can be taken once, in order; then k(i) is overwritten by k(i+1). In a file it belongs to
+ * a pool, whose header it keeps, and cannot be copied: a copy is refused, and so is an older state put back. */
 typedef struct Tape Tape;
+enum { TAPE_ROLE = 16, TAPE_HEADER = 1024 };
+typedef struct TapeAbout {
+    char role[TAPE_ROLE];                      // whose it is: "client", "provider"
+    uint8_t header[TAPE_HEADER];               // of the pool
+    size_t header_len;
+    uint8_t id[HASH_BYTES];                    // SHA-256 of the header
+    uint64_t segments, mark;                   // in all; already reserved, now or ever
+    bool copy;                                 // tape_open will refuse it
+} TapeAbout;
 void tape_live(Tape **out, const uint8_t seed[KEY_BYTES], uint64_t segments);               // in memory
-/* Creates the state file (mode 0600, refuses to overwrite): pool id, owner's role, seed as k(0), counter 0. */
-CHECKED Result tape_create(const char *path, const uint8_t id[16], const char *role, const uint8_t seed[KEY_BYTES], uint64_t segments);
-/* Opens and locks it; a second process is refused. */
+/* Creates the state file (mode 0600, refuses to overwrite): seed as k(0), mark 0. */
+CHECKED Result tape_create(const char *path, const void *header, size_t header_len, const char *role, const uint8_t seed[KEY_BYTES],
+                           uint64_t segments);
+/* Opens and locks it; a second process is refused, by whichever name. */
 CHECKED Result tape_open(Tape **out, const char *path);
-const uint8_t *tape_id(const Tape *t);
-uint64_t tape_mark(const Tape *t);             // segments already reserved, now or ever
+/* Reads what it says without opening it for use: nothing is locked or changed, also while another process has it open. */
+CHECKED Result tape_about(TapeAbout *out, const char *path);
+const uint8_t *tape_id(const Tape *t);         // (HASH_BYTES)
+const char *tape_role(const Tape *t);
+uint64_t tape_mark(const Tape *t);
 uint64_t tape_segments(const Tape *t);
-/* Reserves segments [from, from + count), from >= tape_mark: durable (written, fsynced, renamed, folder fsynced) before
- * it returns. keys (count): derived by walking the ratchet; skipped segments are burnt. Fails if the tape is too short. */
+/* Reserves segments [from, from + count), from >= tape_mark: durable (written, synced, renamed, folder synced, the old state
+ * overwritten) before it returns. keys (count): derived by walking the ratchet; skipped segments are burnt. Fails if the tape
+ * is too short; a tape that has failed to write gives nothing more. Costs some five syncs of a disk. */
 CHECKED Result tape_reserve(Tape *t, uint64_t from, uint64_t count, uint8_t (*keys)[KEY_BYTES]);
 void tape_close(Tape *t);
 
-/* A pool: the third's words for one ordered conversation, a file at the provider. Header (opaque to this floor), then
- * segments, each sealed (AES-256-GCM) under a key derived from the provider's tape key of that segment, bound to the
- * header's hash and its index. The whole is signed by the third. */
+// ---- pools -----------------------------------------------------------------------------------------------------------
+
+/* A pool: the third's words for one ordered conversation, a file at the provider. A header (opaque to this floor), the sizes of
+ * the segments, then the segments, each sealed under a key derived from the provider's tape key of that segment and from the
+ * hash of header and sizes. The third signs header, sizes and all tags. */
 typedef struct PoolWriter PoolWriter;
-CHECKED Result pool_create(PoolWriter **out, const char *path, const void *header, size_t header_len, uint64_t segments);
-CHECKED Result pool_append(PoolWriter *w, const uint8_t tape_key[KEY_BYTES], const void *data, size_t len);
+/* sizes (segments): bytes of each, settled before any is dealt. Takes the room on the disk, or fails. */
+CHECKED Result pool_create(PoolWriter **out, const char *path, const void *header, size_t header_len, const uint64_t *sizes,
+                           uint64_t segments);
+/* The next `count` segments are written side by side from now on; the ones before must be full. */
+void pool_begin(PoolWriter *w, size_t count, const uint8_t (*tape_keys)[KEY_BYTES]);
+/* More bytes of the row-th of them. Memory: 64 KB a segment that is being written. */
+CHECKED Result pool_append(PoolWriter *w, size_t row, const void *data, size_t len);
 CHECKED Result pool_finish(PoolWriter *w, const Identity *third);           // gives it its name; w is gone, also on failure
 void pool_abandon(PoolWriter *w);              // removes what was written
 typedef struct Pool Pool;
 CHECKED Result pool_open(Pool **out, const char *path, const uint8_t third[32]);            // checks the signature and sizes
 void pool_header(const Pool *p, const uint8_t **data, size_t *len);
 uint64_t pool_segments(const Pool *p);
-/* Opens segment i into `out` with its tape key; FAIL_CRYPTO if it was altered. */
-CHECKED Result pool_segment(Pool *p, Buffer *out, uint64_t i, const uint8_t tape_key[KEY_BYTES]);
+uint64_t pool_size(const Pool *p, uint64_t i); // bytes of segment i
+/* A segment as it is read, in order: opened with its tape key, decrypted piece by piece as far as it is asked for. Begins as
+ * zeros; may be used again for another segment. */
+typedef struct PoolReader PoolReader;
+struct PoolReader { Pool *pool; uint64_t segment, piece, pieces; uint8_t key[KEY_BYTES]; Buffer plain; size_t at; };
+CHECKED Result pool_read_begin(PoolReader *r, Pool *p, uint64_t i, const uint8_t tape_key[KEY_BYTES]);
+/* The next len bytes, in place: valid until the next call on this reader. FAIL_CRYPTO if the segment was altered, FAIL_DATA if the
+ * file was cut meanwhile or the segment is too short; the failure names it, and nothing of an altered piece is given out. */
+CHECKED Result pool_read(PoolReader *r, const uint8_t **out, size_t len);
+void pool_read_end(PoolReader *r);             // wipes
 void pool_close(Pool *p);
 
 #endif

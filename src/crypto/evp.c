@@ -117,7 +117,6 @@ bool hex_decode(uint8_t *out, size_t len, const char *hex)
 
 // ---- seals -----------------------------------------------------------------------------------------------------------
 
-static const uint8_t no_nonce[12];
 enum { PIECE = 1 << 30 };                                              // OpenSSL counts in int
 
 static void seal_update(EVP_CIPHER_CTX *c, uint8_t *out, const uint8_t *data, size_t len)
@@ -129,19 +128,21 @@ static void seal_update(EVP_CIPHER_CTX *c, uint8_t *out, const uint8_t *data, si
     }
 }
 
-static EVP_CIPHER_CTX *seal_begin(const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len, int encrypt)
+static EVP_CIPHER_CTX *seal_begin(const uint8_t key[KEY_BYTES], uint64_t number, const void *bound, size_t bound_len, int encrypt)
 {
+    uint8_t nonce[12] = {0};
     fetch();
+    memcpy(nonce, &number, sizeof number);
     EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
-    ASSERT(c && EVP_CipherInit_ex2(c, aes256_gcm, key, no_nonce, encrypt, NULL) == 1);
+    ASSERT(c && EVP_CipherInit_ex2(c, aes256_gcm, key, nonce, encrypt, NULL) == 1);
     seal_update(c, NULL, bound, bound_len);
     return c;
 }
 
-void seal(uint8_t *out, uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len,
+void seal(uint8_t *out, uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], uint64_t number, const void *bound, size_t bound_len,
           const void *data, size_t len)
 {
-    EVP_CIPHER_CTX *c = seal_begin(key, bound, bound_len, 1);
+    EVP_CIPHER_CTX *c = seal_begin(key, number, bound, bound_len, 1);
     uint8_t none[16];
     int n;
     seal_update(c, out, data, len);
@@ -150,10 +151,10 @@ void seal(uint8_t *out, uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], con
     EVP_CIPHER_CTX_free(c);
 }
 
-bool unseal(uint8_t *out, const uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len,
+bool unseal(uint8_t *out, const uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], uint64_t number, const void *bound, size_t bound_len,
             const void *data, size_t len)
 {
-    EVP_CIPHER_CTX *c = seal_begin(key, bound, bound_len, 0);
+    EVP_CIPHER_CTX *c = seal_begin(key, number, bound, bound_len, 0);
     uint8_t want[SEAL_TAG], none[16];
     int n;
     memcpy(want, tag, SEAL_TAG);                                       // OpenSSL's argument is not const

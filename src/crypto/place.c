@@ -83,12 +83,18 @@ Result file_create(const char *path, const void *data, size_t len)
     return r;
 }
 
-Result file_open_private(int *fd, const char *path)
+Result file_private(int fd, const char *path)
 {
     struct stat s;
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (*fd < 0) return fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
-    if (fstat(*fd, &s) == 0 && S_ISREG(s.st_mode) && (s.st_mode & 077) == 0) return OK;
-    close(*fd);
+    if (fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && (s.st_mode & 077) == 0) return OK;
     return fail(FAIL_DATA, "%s: must be a file that nobody else can read (chmod 600)", path);
+}
+
+Result file_open_private(int *fd, const char *path)
+{
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);               // a pipe is refused, not waited for
+    if (*fd < 0) return fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
+    Result r = file_private(*fd, path);
+    if (failed(r)) close(*fd);
+    return r;
 }

@@ -1,25 +1,38 @@
 /* pool.c - the third's words for one conversation, in a file at the provider.
  *
- *     16  magic            the magic and the two numbers are the *prefix*
+ *     16  magic
  *      8  header length
- *      8  segments
- *      .  header           opaque here; H = SHA-256(prefix, header)
- *      .  segments         one after the other, AES-256-GCM under KDF(tape key, "pool: ...", H), bound to (H, index)
- *   24 n  table            of each segment: length (8), tag (16)
- *     64  signature        of the third, over SHA-256(prefix, header, table)
+ *      8  segments n
+ *      .  header           opaque here
+ *    8 n  sizes            bytes of each segment
+ *      .  segments         one after the other, each in pieces of 64 KB (the last is what is left)
+ *     16  a piece          its tag
+ *     64  signature        of the third, over SHA-256(all before the segments, tags)
  *
- * A tag is a keyed hash of its segment, and the signature covers all of them: opening a pool checks the signature and that
- * the lengths add up, without reading gigabytes; a segment is checked in full when it is used. */
+ * H is the hash of all before the segments. A piece is AES-256-GCM under KDF(tape key, "pool: ...", H) with its number as nonce, bound to
+ * (H, segment, piece): a keyed hash that is chained to the header. The signature covers all tags, so opening a pool checks it
+ * without reading gigabytes, and a piece is checked in full when it is used; nothing of it is given out before.
+ *
+ * Reading is pread and not mmap: a file that is cut while it is mapped ends the process with SIGBUS, whatever was checked before, and
+ * every byte passes through AES on its way to secret memory anyhow, 64 KB at a time, which stay in the cache. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "crypto/tools.h"
 
-static const uint8_t magic[16] = "marill pool 1\n";
-enum { PREFIX = 32, ENTRY = 8 + SEAL_TAG, SIGNATURE = 64, BOUND = HASH_BYTES + 8 };
+static const uint8_t magic[16] = "marill pool 2\n";
+enum {
+    PREFIX = 32, SIGNATURE = 64, BOUND = HASH_BYTES + 16,
+    PIECE = 64 << 10,
+    WRITE_BACK = 8 << 20,                      // the disk is told to begin after so many bytes, while more are dealt
+    AHEAD = 4 * PIECE                          // and to read so many before they are asked for
+};
 
 static uint64_t u64_at(const uint8_t *p)
 {
@@ -28,42 +41,85 @@ static uint64_t u64_at(const uint8_t *p)
     return v;
 }
 
-/* What a segment's seal is bound to, and its key. */
-static void segment_terms(uint8_t bound[BOUND], uint8_t key[KEY_BYTES], const uint8_t head_hash[HASH_BYTES], uint64_t i,
-                          const uint8_t tape_key[KEY_BYTES])
+static uint64_t pieces_of(uint64_t size)
+{
+    return size / PIECE + (size % PIECE != 0);
+}
+
+static void piece_bound(uint8_t bound[BOUND], const uint8_t head_hash[HASH_BYTES], uint64_t segment, uint64_t piece)
 {
     memcpy(bound, head_hash, HASH_BYTES);
-    memcpy(bound + HASH_BYTES, &i, sizeof i);
-    derive_key(key, tape_key, "pool: key of a segment", head_hash, HASH_BYTES);
+    memcpy(bound + HASH_BYTES, &segment, 8);
+    memcpy(bound + HASH_BYTES + 8, &piece, 8);
+}
+
+static void segment_key(uint8_t out[KEY_BYTES], const uint8_t tape_key[KEY_BYTES], const uint8_t head_hash[HASH_BYTES])
+{
+    derive_key(out, tape_key, "pool: key of a segment", head_hash, HASH_BYTES);
 }
 
 /* The message that is signed: a label, and the hash of all but the segments themselves. */
 enum { MESSAGE = 16 + HASH_BYTES };
-static void pool_message(uint8_t out[MESSAGE], const uint8_t *head, size_t head_len, const uint8_t *table, size_t table_len)
+static void pool_message(uint8_t out[MESSAGE], const uint8_t *head, size_t head_len, const uint8_t *tags, size_t tags_len)
 {
     Hash h;
     memcpy(out, "marill pool sign", 16);
     hash_init(&h);
     hash_add(&h, head, head_len);
-    hash_add(&h, table, table_len);
+    hash_add(&h, tags, tags_len);
     hash_end(&h, out + 16);
+}
+
+static void *zeroed(size_t count, size_t size)
+{
+    void *p = calloc(count ? count : 1, size);
+    if (!p) bug("out of memory");
+    return p;
 }
 
 // ---- writing ---------------------------------------------------------------------------------------------------------
 
+typedef struct Row {                           // a segment that is being written
+    uint64_t segment, left, piece;             // bytes to come, pieces written
+    uint64_t at, tag;                          // in the file; which tag is next
+    uint8_t key[KEY_BYTES];
+    Buffer plain;
+} Row;
+
 struct PoolWriter {
     char *path, *temporary;
     int fd;
-    uint64_t segments, written;
+    uint64_t segments, begun;
+    uint64_t at, tag;                          // of the next segment to begin
+    uint64_t data_end, unsynced;
     uint8_t head_hash[HASH_BYTES];
-    Buffer head, table, sealed;
+    Buffer head, tags;
+    Row *row;
+    size_t rows, room;
+    uint8_t sealed[PIECE];
 };
+
+static Result put_at(int fd, const char *path, uint64_t at, const void *data, size_t len)
+{
+    const uint8_t *from = data;
+    while (len > 0) {
+        ssize_t n = pwrite(fd, from, len, (off_t)at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
+        from += n, at += (size_t)n, len -= (size_t)n;
+    }
+    return OK;
+}
 
 static void writer_free(PoolWriter *w)
 {
+    for (size_t r = 0; r < w->room; r++) {
+        wipe(w->row[r].key, KEY_BYTES);
+        buffer_free(&w->row[r].plain);
+    }
+    free(w->row);
     buffer_free(&w->head);
-    buffer_free(&w->table);
-    buffer_free(&w->sealed);
+    buffer_free(&w->tags);
     free(w->path);
     free(w);
 }
@@ -75,51 +131,135 @@ void pool_abandon(PoolWriter *w)
     writer_free(w);
 }
 
-Result pool_create(PoolWriter **out, const char *path, const void *header, size_t header_len, uint64_t segments)
+static uint64_t size_in_head(const Buffer *head, uint64_t i)
+{
+    return u64_at(head->data + PREFIX + u64_at(head->data + 16) + 8 * i);
+}
+
+static Result room_take(const PoolWriter *w, uint64_t size)
+{
+    struct statvfs s;
+    bool small = fstatvfs(w->fd, &s) == 0 && size / s.f_frsize >= s.f_bavail;
+    if (!small && fallocate(w->fd, 0, 0, (off_t)size) != 0) small = errno == ENOSPC || errno == EFBIG || errno == EDQUOT;
+    return small ? fail(FAIL_SYSTEM, "%s: no room for %" PRIu64 " MB", w->path, size / 1000000) : OK;   // not every file system can tell
+}
+
+/* Head, and the room for all the rest: a disk that is too small is found before anything is dealt. */
+static Result writer_begin(PoolWriter *w, const void *header, size_t header_len, const uint64_t *sizes)
+{
+    uint64_t size = 0, pieces = 0;
+    buffer_append(&w->head, magic, sizeof magic);
+    buffer_u64(&w->head, header_len);
+    buffer_u64(&w->head, w->segments);
+    buffer_append(&w->head, header, header_len);
+    for (uint64_t i = 0; i < w->segments; i++) {
+        buffer_u64(&w->head, sizes[i]);
+        size += sizes[i];
+        pieces += pieces_of(sizes[i]);
+    }
+    hash_bytes(w->head_hash, w->head.data, w->head.len);
+    w->at = w->head.len;
+    w->data_end = w->at + size;
+    GUARD(room_take(w, w->data_end + pieces * SEAL_TAG + SIGNATURE));
+    buffer_reserve(&w->tags, (size_t)pieces * SEAL_TAG + SIGNATURE);
+    w->tags.len = (size_t)pieces * SEAL_TAG;
+    return put_at(w->fd, w->path, 0, w->head.data, w->head.len);
+}
+
+Result pool_create(PoolWriter **out, const char *path, const void *header, size_t header_len, const uint64_t *sizes, uint64_t segments)
 {
     if (file_exists(path)) return fail(FAIL_SYSTEM, "%s: exists already, and is not overwritten", path);
-    PoolWriter *w = calloc(1, sizeof *w);
-    if (!w || !(w->path = strdup(path))) bug("out of memory");
+    PoolWriter *w = zeroed(1, sizeof *w);
+    if (!(w->path = strdup(path))) bug("out of memory");
     Result r = file_begin(&w->fd, &w->temporary, path);
     if (failed(r)) {
         writer_free(w);
         return r;
     }
     w->segments = segments;
-    buffer_append(&w->head, magic, sizeof magic);
-    buffer_u64(&w->head, header_len);
-    buffer_u64(&w->head, segments);
-    buffer_append(&w->head, header, header_len);
-    hash_bytes(w->head_hash, w->head.data, w->head.len);
-    r = file_put(w->fd, path, w->head.data, w->head.len);
+    r = writer_begin(w, header, header_len, sizes);
     if (failed(r)) pool_abandon(w);
     else *out = w;
     return r;
 }
 
-Result pool_append(PoolWriter *w, const uint8_t tape_key[KEY_BYTES], const void *data, size_t len)
+static void rows_end(PoolWriter *w)
 {
-    uint8_t bound[BOUND], key[KEY_BYTES], tag[SEAL_TAG];
-    ASSERT(w->written < w->segments);
-    segment_terms(bound, key, w->head_hash, w->written, tape_key);
-    w->sealed.len = 0;
-    buffer_reserve(&w->sealed, len);
-    seal(w->sealed.data, tag, key, bound, sizeof bound, data, len);
-    wipe(key, sizeof key);
-    buffer_u64(&w->table, len);
-    buffer_append(&w->table, tag, sizeof tag);
-    w->written++;
-    return file_put(w->fd, w->path, w->sealed.data, len);
+    for (size_t r = 0; r < w->rows; r++) {
+        ASSERT(w->row[r].left == 0);
+        wipe(w->row[r].key, KEY_BYTES);
+    }
+    w->rows = 0;
+}
+
+void pool_begin(PoolWriter *w, size_t count, const uint8_t (*tape_keys)[KEY_BYTES])
+{
+    ASSERT(count <= w->segments - w->begun);
+    rows_end(w);
+    if (count > w->room) {
+        w->row = realloc(w->row, count * sizeof *w->row);
+        if (!w->row) bug("out of memory");
+        for (; w->room < count; w->room++) w->row[w->room] = (Row){.plain.secret = true};
+    }
+    w->rows = count;
+    for (size_t r = 0; r < count; r++) {
+        Row *row = &w->row[r];
+        row->segment = w->begun++;
+        row->left = size_in_head(&w->head, row->segment);
+        row->at = w->at, row->tag = w->tag, row->piece = 0;
+        row->plain.len = 0;
+        segment_key(row->key, tape_keys[r], w->head_hash);
+        w->at += row->left;
+        w->tag += pieces_of(row->left);
+    }
+}
+
+static Result piece_write(PoolWriter *w, Row *row, const uint8_t *data, size_t len)
+{
+    uint8_t bound[BOUND];
+    piece_bound(bound, w->head_hash, row->segment, row->piece);
+    seal(w->sealed, w->tags.data + row->tag * SEAL_TAG, row->key, row->piece, bound, sizeof bound, data, len);
+    GUARD(put_at(w->fd, w->path, row->at, w->sealed, len));
+    row->piece++, row->tag++;
+    row->at += len;
+    w->unsynced += len;
+    if (w->unsynced < WRITE_BACK) return OK;
+    w->unsynced = 0;
+    (void)sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);         // a hint: pool_finish syncs and hears of failures
+    return OK;
+}
+
+Result pool_append(PoolWriter *w, size_t r, const void *data, size_t len)
+{
+    const uint8_t *from = data;
+    ASSERT(r < w->rows && len <= w->row[r].left);
+    Row *row = &w->row[r];
+    while (len > 0) {
+        size_t whole = row->left + row->plain.len < PIECE ? (size_t)row->left + row->plain.len : PIECE;   // of the piece that is due
+        if (row->plain.len == 0 && len >= whole) {
+            GUARD(piece_write(w, row, from, whole));
+            from += whole, len -= whole, row->left -= whole;
+            continue;
+        }
+        size_t n = whole - row->plain.len < len ? whole - row->plain.len : len;
+        buffer_append(&row->plain, from, n);
+        from += n, len -= n, row->left -= n;
+        if (row->plain.len < whole) continue;
+        GUARD(piece_write(w, row, row->plain.data, whole));
+        row->plain.len = 0;
+    }
+    return OK;
 }
 
 Result pool_finish(PoolWriter *w, const Identity *third)
 {
     uint8_t message[MESSAGE], signature[SIGNATURE];
-    ASSERT(w->written == w->segments);
-    pool_message(message, w->head.data, w->head.len, w->table.data, w->table.len);
+    ASSERT(w->begun == w->segments);
+    rows_end(w);
+    pool_message(message, w->head.data, w->head.len, w->tags.data, w->tags.len);
     identity_sign(third, signature, message, sizeof message);
-    buffer_append(&w->table, signature, sizeof signature);
-    Result r = file_put(w->fd, w->path, w->table.data, w->table.len);
+    buffer_append(&w->tags, signature, sizeof signature);
+    Result r = put_at(w->fd, w->path, w->data_end, w->tags.data, w->tags.len);
     if (failed(r)) {
         pool_abandon(w);
         return r;
@@ -129,69 +269,112 @@ Result pool_finish(PoolWriter *w, const Identity *third)
     return r;
 }
 
-// ---- reading ---------------------------------------------------------------------------------------------------------
+// ---- opening ---------------------------------------------------------------------------------------------------------
 
 struct Pool {
-    FileMap map;
     char *path;
+    int fd;
+    Buffer head, tags;                         // tags: with the signature
     size_t header_len;
     uint64_t segments;
-    uint64_t *offset;                          // (segments + 1) places in the file
-    const uint8_t *table;
+    uint64_t *offset, *tag;                    // (segments + 1) places in the file; (segments) number of the first tag
     uint8_t head_hash[HASH_BYTES];
 };
 
 void pool_close(Pool *p)
 {
     if (!p) return;
-    file_unmap(&p->map);
+    if (p->fd >= 0) close(p->fd);
+    buffer_free(&p->head);
+    buffer_free(&p->tags);
     free(p->offset);
+    free(p->tag);
     free(p->path);
     free(p);
 }
 
-/* Settles where everything is: every length is compared with what is left of the file before it is believed. */
-static Result pool_measure(Pool *p)
+/* whole: false if the file ends before. */
+static Result take_at(const Pool *p, bool *whole, void *out, size_t len, uint64_t at)
 {
-    const uint8_t *data = p->map.data;
-    if (p->map.len < PREFIX + SIGNATURE || memcmp(data, magic, sizeof magic) != 0) return fail(FAIL_DATA, "%s: is not a pool", p->path);
-    uint64_t left = p->map.len - PREFIX - SIGNATURE, header_len = u64_at(data + 16);
-    p->segments = u64_at(data + 24);
+    uint8_t *to = out;
+    while (len > 0) {
+        ssize_t n = pread(p->fd, to, len, (off_t)at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail(FAIL_SYSTEM, "%s: %s", p->path, strerror(errno));
+        if (n == 0) break;
+        to += n, at += (size_t)n, len -= (size_t)n;
+    }
+    *whole = len == 0;
+    return OK;
+}
+
+static Result take(const Pool *p, Buffer *out, size_t len, uint64_t at, const char *what)
+{
+    bool whole;
+    out->len = 0;
+    buffer_reserve(out, len);
+    GUARD(take_at(p, &whole, out->data, len, at));
+    out->len = len;
+    return whole ? OK : fail(FAIL_DATA, "%s: is cut short in its %s", p->path, what);
+}
+
+/* Every length is compared with what is left of the file before it is believed. */
+static Result head_read(Pool *p, uint64_t file_len)
+{
+    GUARD(take(p, &p->head, PREFIX, 0, "head"));
+    if (memcmp(p->head.data, magic, sizeof magic) != 0) return fail(FAIL_DATA, "%s: is not a pool", p->path);
+    uint64_t left = file_len - PREFIX, header_len = u64_at(p->head.data + 16);
+    p->segments = u64_at(p->head.data + 24);
     if (header_len > left) return fail(FAIL_DATA, "%s: is cut short: its header has %" PRIu64 " bytes", p->path, header_len);
     left -= header_len;
-    if (p->segments > left / ENTRY) return fail(FAIL_DATA, "%s: is cut short: it says %" PRIu64 " segments", p->path, p->segments);
-    left -= p->segments * ENTRY;
+    if (p->segments > left / 8) return fail(FAIL_DATA, "%s: is cut short: it says %" PRIu64 " segments", p->path, p->segments);
     p->header_len = (size_t)header_len;
-    p->table = data + p->map.len - SIGNATURE - p->segments * ENTRY;
-    p->offset = calloc((size_t)p->segments + 1, sizeof *p->offset);
-    if (!p->offset) bug("out of memory");
-    p->offset[0] = PREFIX + header_len;
+    return take(p, &p->head, PREFIX + p->header_len + 8 * (size_t)p->segments, 0, "head");
+}
+
+/* Settles where everything is. */
+static Result pool_measure(Pool *p, uint64_t file_len)
+{
+    uint64_t at = p->head.len, tags = 0;
+    p->offset = zeroed((size_t)p->segments + 1, sizeof *p->offset);
+    p->tag = zeroed((size_t)p->segments, sizeof *p->tag);
     for (uint64_t i = 0; i < p->segments; i++) {
-        uint64_t len = u64_at(p->table + i * ENTRY);
-        if (len > left) return fail(FAIL_DATA, "%s: is cut short or altered: segment %" PRIu64 " does not fit", p->path, i);
-        left -= len;
-        p->offset[i + 1] = p->offset[i] + len;
+        uint64_t size = size_in_head(&p->head, i);
+        if (size > file_len - at) return fail(FAIL_DATA, "%s: is cut short: it ends in segment %" PRIu64, p->path, i);
+        p->offset[i] = at;
+        p->tag[i] = tags;
+        at += size;
+        tags += pieces_of(size);
     }
-    if (left > 0) return fail(FAIL_DATA, "%s: is altered: %" PRIu64 " bytes belong to no segment", p->path, left);
-    return OK;
+    p->offset[p->segments] = at;
+    if (file_len - at < tags * SEAL_TAG + SIGNATURE) return fail(FAIL_DATA, "%s: is cut short after its segments", p->path);
+    if (file_len - at > tags * SEAL_TAG + SIGNATURE)
+        return fail(FAIL_DATA, "%s: is altered: bytes follow that belong to no segment", p->path);
+    return take(p, &p->tags, (size_t)tags * SEAL_TAG + SIGNATURE, at, "tags");
 }
 
 static Result pool_check(Pool *p, const uint8_t third[32])
 {
     uint8_t message[MESSAGE];
-    GUARD(file_map(&p->map, p->path));
-    GUARD(pool_measure(p));
-    pool_message(message, p->map.data, PREFIX + p->header_len, p->table, (size_t)p->segments * ENTRY);
-    if (!identity_verify(third, p->map.data + p->map.len - SIGNATURE, message, sizeof message))
+    struct stat s;
+    p->fd = open(p->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);          // a pipe is refused, not waited for
+    if (p->fd < 0 || fstat(p->fd, &s) != 0) return fail(FAIL_SYSTEM, "%s: %s", p->path, strerror(errno));
+    if (!S_ISREG(s.st_mode)) return fail(FAIL_DATA, "%s: not a file", p->path);
+    if (s.st_size < PREFIX + SIGNATURE) return fail(FAIL_DATA, "%s: is not a pool", p->path);
+    GUARD(head_read(p, (uint64_t)s.st_size));
+    GUARD(pool_measure(p, (uint64_t)s.st_size));
+    const size_t tags_len = p->tags.len - SIGNATURE;
+    pool_message(message, p->head.data, p->head.len, p->tags.data, tags_len);
+    if (!identity_verify(third, p->tags.data + tags_len, message, sizeof message))
         return fail(FAIL_CRYPTO, "%s: is not signed by this third party, or was altered", p->path);
-    hash_bytes(p->head_hash, p->map.data, PREFIX + p->header_len);
+    hash_bytes(p->head_hash, p->head.data, p->head.len);
     return OK;
 }
 
 Result pool_open(Pool **out, const char *path, const uint8_t third[32])
 {
-    Pool *p = calloc(1, sizeof *p);
-    if (!p || !(p->path = strdup(path))) bug("out of memory");
+    Pool *p = zeroed(1, sizeof *p);
+    if (!(p->path = strdup(path))) bug("out of memory");
     Result r = pool_check(p, third);
     if (failed(r)) pool_close(p);
     else *out = p;
@@ -200,7 +383,7 @@ Result pool_open(Pool **out, const char *path, const uint8_t third[32])
 
 void pool_header(const Pool *p, const uint8_t **data, size_t *len)
 {
-    *data = p->map.data + PREFIX;
+    *data = p->head.data + PREFIX;
     *len = p->header_len;
 }
 
@@ -209,18 +392,70 @@ uint64_t pool_segments(const Pool *p)
     return p->segments;
 }
 
-Result pool_segment(Pool *p, Buffer *out, uint64_t i, const uint8_t tape_key[KEY_BYTES])
+uint64_t pool_size(const Pool *p, uint64_t i)
 {
-    uint8_t bound[BOUND], key[KEY_BYTES];
+    ASSERT(i < p->segments);
+    return p->offset[i + 1] - p->offset[i];
+}
+
+// ---- reading ---------------------------------------------------------------------------------------------------------
+
+Result pool_read_begin(PoolReader *r, Pool *p, uint64_t i, const uint8_t tape_key[KEY_BYTES])
+{
     if (i >= p->segments) return fail(FAIL_CRYPTO, "%s: is used up: it has %" PRIu64 " segments", p->path, p->segments);
-    const size_t len = (size_t)(p->offset[i + 1] - p->offset[i]);
-    segment_terms(bound, key, p->head_hash, i, tape_key);
-    out->len = 0;
-    out->secret = true;
-    buffer_reserve(out, len);
-    bool good = unseal(out->data, p->table + i * ENTRY + 8, key, bound, sizeof bound, p->map.data + p->offset[i], len);
-    wipe(key, sizeof key);
-    if (!good) return fail(FAIL_CRYPTO, "%s: segment %" PRIu64 " was altered, or is not of this tape", p->path, i);
-    out->len = len;
+    r->pool = p;
+    r->segment = i;
+    r->piece = 0;
+    r->pieces = pieces_of(pool_size(p, i));
+    r->plain.secret = true;
+    r->plain.len = r->at = 0;
+    segment_key(r->key, tape_key, p->head_hash);
+    (void)posix_fadvise(p->fd, (off_t)p->offset[i], AHEAD, POSIX_FADV_WILLNEED);
     return OK;
+}
+
+/* Appends the next piece to what is there. */
+static Result piece_read(PoolReader *r)
+{
+    const Pool *p = r->pool;
+    uint8_t bound[BOUND], sealed[PIECE];
+    bool whole;
+    const uint64_t at = p->offset[r->segment] + r->piece * PIECE, left = p->offset[r->segment + 1] - at;
+    const size_t len = left < PIECE ? (size_t)left : PIECE;
+    GUARD(take_at(p, &whole, sealed, len, at));
+    if (!whole) return fail(FAIL_DATA, "%s: segment %" PRIu64 " is cut short: the file was changed meanwhile", p->path, r->segment);
+    (void)posix_fadvise(p->fd, (off_t)(at + len), AHEAD, POSIX_FADV_WILLNEED);
+    piece_bound(bound, p->head_hash, r->segment, r->piece);
+    buffer_reserve(&r->plain, len);
+    if (!unseal(r->plain.data + r->plain.len, p->tags.data + (p->tag[r->segment] + r->piece) * SEAL_TAG, r->key, r->piece, bound,
+                sizeof bound, sealed, len))
+        return fail(FAIL_CRYPTO, "%s: segment %" PRIu64 " was altered, or is not of this tape", p->path, r->segment);
+    r->plain.len += len;
+    r->piece++;
+    return OK;
+}
+
+Result pool_read(PoolReader *r, const uint8_t **out, size_t len)
+{
+    if (len > r->plain.len - r->at) {
+        const size_t left = r->plain.len - r->at;
+        if (left > 0) memmove(r->plain.data, r->plain.data + r->at, left);
+        r->plain.len = left;
+        r->at = 0;
+        while (r->plain.len < len) {
+            if (r->piece == r->pieces)
+                return fail(FAIL_DATA, "%s: segment %" PRIu64 " has only %" PRIu64 " bytes", r->pool->path, r->segment,
+                            pool_size(r->pool, r->segment));
+            GUARD(piece_read(r));
+        }
+    }
+    *out = r->plain.data + r->at;
+    r->at += len;
+    return OK;
+}
+
+void pool_read_end(PoolReader *r)
+{
+    buffer_free(&r->plain);
+    wipe(r, sizeof *r);
 }

@@ -3,32 +3,37 @@
  * The tape holds one chain key c(i), c(0) being the seed. Segment i's key is KDF(c(i), "segment"), and c(i+1) = KDF(c(i), "next"): who
  * has the tape has every segment still to come and none before, and who has one segment's key has that segment alone.
  *
- * The state file is written anew for every reservation: the new state goes beside it, is synced and renamed over it, the folder is
- * synced, and what the old file held is overwritten with zeros. Only then are keys given out. A lock file next to it keeps a
- * second process away; it stays when the tape is closed. What a journal or an SSD keeps of overwritten blocks is out of reach, and so is a
- * restored older copy of the file: that one the peers find out, by comparing their marks. */
+ * In a file, every reservation makes a new file: the new state goes beside the old one, is synced, changes places with it, the folder
+ * is synced, and the old file is overwritten with zeros. Only then are keys given out. So a crash at any point leaves the old state with
+ * no key given out, or the new one; what it leaves beside, the next opening overwrites.
+ *
+ * A process that has the tape open holds a lock on the file itself, not on its name: moving the file does not get round it. And the
+ * state says which file it is in, by inode and time of birth, which no copy shares: a copy, here or elsewhere, and a file that was
+ * restored from one, are refused, whatever they were copied over. An image of the whole disk keeps both; there the peer's tape, which has
+ * gone on, is what refuses (serve/). What an SSD or a journal keeps of overwritten blocks is out of reach: docs/security.md. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "crypto/tools.h"
 
-static const uint8_t magic[16] = "marill tape 1\n";
-enum { ROLE_BYTES = 32, STATE_LIMIT = 4096, NO_LOCK = -1 };
+static const uint8_t magic[16] = "marill tape 2\n";
+enum { STATE_LIMIT = 4096, NO_FILE = -1 };
 
 struct Tape {
     Arena arena;                               // secret; holds the tape itself
     char *path;                                // NULL: in memory
-    int lock;
-    uint8_t id[16];
-    char *role;
-    uint64_t segments, mark;
-    uint8_t key[KEY_BYTES];                    // c(mark)
+    int fd;                                    // the state's file, locked
+    TapeAbout about;
+    uint8_t key[KEY_BYTES];                    // c(about.mark)
 };
 
 static Tape *tape_new(void)
@@ -37,173 +42,284 @@ static Tape *tape_new(void)
     arena_init(&a, true);
     Tape *t = arena_new(&a, Tape, 1);
     t->arena = a;
-    t->lock = NO_LOCK;
+    t->fd = NO_FILE;
     return t;
 }
 
 void tape_close(Tape *t)
 {
     if (!t) return;
-    if (t->lock != NO_LOCK) close(t->lock);                            // which unlocks it
+    if (t->fd != NO_FILE) close(t->fd);                                // which unlocks it
     Arena a = t->arena;
     arena_free(&a);
 }
 
 const uint8_t *tape_id(const Tape *t)
 {
-    return t->id;
+    return t->about.id;
+}
+
+const char *tape_role(const Tape *t)
+{
+    return t->about.role;
 }
 
 uint64_t tape_mark(const Tape *t)
 {
-    return t->mark;
+    return t->about.mark;
 }
 
 uint64_t tape_segments(const Tape *t)
 {
-    return t->segments;
+    return t->about.segments;
 }
 
 void tape_live(Tape **out, const uint8_t seed[KEY_BYTES], uint64_t segments)
 {
     Tape *t = tape_new();
-    t->segments = segments;
+    t->about.segments = segments;
     memcpy(t->key, seed, KEY_BYTES);
     *out = t;
 }
 
-// ---- the state file --------------------------------------------------------------------------------------------------
+// ---- one file among all ----------------------------------------------------------------------------------------------
 
-static Result tape_lock(Tape *t)
+/* Which file this is. Numbers of inodes are given again; with the time of birth they are not. File systems that do not know it
+ * (some network ones) leave the inode alone. */
+typedef struct Place { uint64_t inode, born_s, born_ns; } Place;
+
+static Result place_of(Place *out, int fd, const char *path)
 {
-    const char *path = arena_format(&t->arena, "%s.lock", t->path);
-    t->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (t->lock < 0) return fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
-    if (flock(t->lock, LOCK_EX | LOCK_NB) == 0) return OK;
-    if (errno == EWOULDBLOCK) return fail(FAIL_SYSTEM, "%s: is in use by another process", t->path);
+    struct statx s;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &s) != 0) return fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
+    *out = (Place){.inode = s.stx_ino};
+    if (s.stx_mask & STATX_BTIME) out->born_s = (uint64_t)s.stx_btime.tv_sec, out->born_ns = s.stx_btime.tv_nsec;
+    return OK;
+}
+
+/* Asks programs that copy files to leave this one out; on file systems that copy on write, to overwrite it where it lies. Both are
+ * requests: no file system has to know them. */
+static void leave_out_of_backups(int fd)
+{
+    int flags;
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
+        flags |= FS_NODUMP_FL | FS_NOCOW_FL;
+        if (ioctl(fd, FS_IOC_SETFLAGS, &flags) != 0) {
+            flags &= ~FS_NOCOW_FL;
+            if (ioctl(fd, FS_IOC_SETFLAGS, &flags) != 0) errno = 0;
+        }
+    }
+    if (fsetxattr(fd, "user.xdg.robots.backup", "false", 5, 0) != 0) errno = 0;
+}
+
+static Result file_lock(int fd, const char *path)
+{
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) return OK;
+    if (errno == EWOULDBLOCK) return fail(FAIL_SYSTEM, "%s: is in use by another process", path);
     return fail(FAIL_SYSTEM, "%s: cannot lock: %s", path, strerror(errno));
 }
 
-/* Overwrites a file with zeros, as well as the system allows, and closes it. */
-static void state_erase(int fd)
+/* The file that fd is open on must be what `path` names, and have no other name. */
+static Result file_sole(int fd, const char *path)
+{
+    struct stat at, is;
+    if (fstat(fd, &is) != 0 || lstat(path, &at) != 0) return fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
+    if (at.st_dev != is.st_dev || at.st_ino != is.st_ino)
+        return fail(FAIL_SYSTEM, "%s: was replaced or moved by another process", path);
+    if (S_ISREG(is.st_mode) && is.st_nlink == 1) return OK;
+    return fail(FAIL_DATA, "%s: must be a file with no other name: links to a tape are refused", path);
+}
+
+/* Overwrites a file with zeros, as well as the system allows. */
+static Result file_erase(int fd, const char *path)
 {
     static const uint8_t zeros[STATE_LIMIT];
     struct stat s;
-    if (fstat(fd, &s) == 0 && s.st_size > 0) {
-        ssize_t n = pwrite(fd, zeros, s.st_size < STATE_LIMIT ? (size_t)s.st_size : STATE_LIMIT, 0);
-        if (n > 0) fsync(fd);
-    }
-    close(fd);
+    if (fstat(fd, &s) != 0) return fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
+    const size_t len = s.st_size < STATE_LIMIT ? (size_t)s.st_size : STATE_LIMIT;
+    if (len > 0 && (pwrite(fd, zeros, len, 0) != (ssize_t)len || fsync(fd) != 0))
+        return fail(FAIL_SYSTEM, "%s: cannot erase the old state: %s", path, strerror(errno));
+    return OK;
 }
 
-/* Makes (mark, key) the state on disk. */
-static Result state_write(Tape *t, uint64_t mark, const uint8_t key[KEY_BYTES])
+// ---- the state -------------------------------------------------------------------------------------------------------
+
+static const char *path_beside(Tape *t)
 {
-    const ArenaMark begin = arena_mark(&t->arena);
-    const char *beside = arena_format(&t->arena, "%s.new", t->path);
+    return arena_format(&t->arena, "%s.new", t->path);
+}
+
+/* What a crash left beside the tape holds a key that must not outlive its turn. */
+static Result beside_clear(const char *beside)
+{
+    int fd = open(beside, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) return errno == ENOENT ? OK : fail(FAIL_SYSTEM, "%s: %s", beside, strerror(errno));
+    Result r = file_lock(fd, beside);
+    if (!failed(r)) r = file_erase(fd, beside);
+    if (!failed(r) && unlink(beside) != 0) r = fail(FAIL_SYSTEM, "%s: %s", beside, strerror(errno));
+    close(fd);
+    return r;
+}
+
+static Result state_put(const Tape *t, int fd, uint64_t mark, const uint8_t key[KEY_BYTES])
+{
     uint8_t hash[HASH_BYTES];
+    Place place;
     Buffer b = {.secret = true};
+    GUARD(place_of(&place, fd, t->path));
     buffer_append(&b, magic, sizeof magic);
-    buffer_append(&b, t->id, sizeof t->id);
-    buffer_text(&b, t->role);
-    buffer_u64(&b, t->segments);
+    buffer_u64(&b, place.inode);
+    buffer_u64(&b, place.born_s);
+    buffer_u64(&b, place.born_ns);
+    buffer_text(&b, t->about.role);
+    buffer_u32(&b, (uint32_t)t->about.header_len);
+    buffer_append(&b, t->about.header, t->about.header_len);
+    buffer_u64(&b, t->about.segments);
     buffer_u64(&b, mark);
     buffer_append(&b, key, KEY_BYTES);
     hash_bytes(hash, b.data, b.len);
     buffer_append(&b, hash, sizeof hash);
-    int old = open(t->path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);          // kept open over the rename, to be erased after it
-    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    Result r = fd < 0 ? fail(FAIL_SYSTEM, "%s: %s", beside, strerror(errno)) : file_put(fd, beside, b.data, b.len);
-    if (!failed(r) && (fsync(fd) != 0 || rename(beside, t->path) != 0)) r = fail(FAIL_SYSTEM, "%s: %s", t->path, strerror(errno));
-    if (!failed(r)) r = folder_sync(t->path);
-    if (fd >= 0) close(fd);
-    if (old >= 0 && !failed(r)) state_erase(old);
-    else if (old >= 0) close(old);
+    Result r = file_put(fd, t->path, b.data, b.len);
+    if (!failed(r) && fsync(fd) != 0) r = fail(FAIL_SYSTEM, "%s: %s", t->path, strerror(errno));
     buffer_free(&b);
+    return r;
+}
+
+/* Gives the new file the tape's name, durably. The old one, if any, keeps a name until it is erased, so that a crash loses neither. */
+static Result state_swap(const Tape *t, const char *beside)
+{
+    if (t->fd == NO_FILE) {
+        int bad = renameat2(AT_FDCWD, beside, AT_FDCWD, t->path, RENAME_NOREPLACE);
+        if (bad && errno == EINVAL) bad = access(t->path, F_OK) == 0 ? (errno = EEXIST, -1) : rename(beside, t->path);
+        if (bad && errno == EEXIST) return fail(FAIL_SYSTEM, "%s: exists already, and is not overwritten", t->path);
+        if (bad) return fail(FAIL_SYSTEM, "%s: %s", t->path, strerror(errno));
+        return folder_sync(t->path);
+    }
+    GUARD(file_sole(t->fd, t->path));
+    int bad = renameat2(AT_FDCWD, beside, AT_FDCWD, t->path, RENAME_EXCHANGE);
+    if (bad && errno == EINVAL) bad = rename(beside, t->path);         // not every file system can exchange
+    if (bad) return fail(FAIL_SYSTEM, "%s: %s", t->path, strerror(errno));
+    GUARD(folder_sync(t->path));
+    GUARD(file_erase(t->fd, t->path));
+    if (unlink(beside) != 0 && errno != ENOENT) return fail(FAIL_SYSTEM, "%s: %s", beside, strerror(errno));
+    return OK;
+}
+
+/* Makes (mark, key) the state on disk. After a failure the file is the old one or the new one, and this tape gives nothing more. */
+static Result state_write(Tape *t, uint64_t mark, const uint8_t key[KEY_BYTES])
+{
+    const ArenaMark begin = arena_mark(&t->arena);
+    const char *beside = path_beside(t);
+    Result r = beside_clear(beside);
+    int fd = failed(r) ? NO_FILE : open(beside, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (!failed(r) && fd < 0) r = fail(FAIL_SYSTEM, "%s: %s", beside, strerror(errno));
+    if (!failed(r)) r = file_lock(fd, beside);
+    if (!failed(r)) {
+        leave_out_of_backups(fd);
+        r = state_put(t, fd, mark, key);
+        if (!failed(r)) r = state_swap(t, beside);
+    }
+    if (failed(r)) {
+        if (fd >= 0) close(fd);
+    } else {
+        if (t->fd != NO_FILE) close(t->fd);
+        t->fd = fd;
+    }
     arena_rollback(&t->arena, begin);
     return r;
 }
 
-static Result state_parse(Tape *t, const uint8_t *data, size_t len)
+/* Any length, any bytes: the state or a failure. */
+static Result state_parse(TapeAbout *a, Place *place, uint8_t key[KEY_BYTES], const char *path, const uint8_t *data, size_t len)
 {
-    Cursor c = {data, len, 0, t->path};
-    const uint8_t *p, *sum;
+    Cursor c = {data, len, 0, path};
+    const uint8_t *p;
+    uint32_t n;
     uint8_t hash[HASH_BYTES];
     if (len < sizeof magic + HASH_BYTES || memcmp(data, magic, sizeof magic) != 0)
-        return fail(FAIL_DATA, "%s: is not the state of a tape", t->path);
+        return fail(FAIL_DATA, "%s: is not the state of a tape", path);
     hash_bytes(hash, data, len - HASH_BYTES);
-    if (memcmp(hash, data + len - HASH_BYTES, HASH_BYTES) != 0) return fail(FAIL_DATA, "%s: is damaged: its checksum is wrong", t->path);
+    if (memcmp(hash, data + len - HASH_BYTES, HASH_BYTES) != 0) return fail(FAIL_DATA, "%s: is damaged: its checksum is wrong", path);
     GUARD(cursor_take(&c, &p, sizeof magic));
-    GUARD(cursor_take(&c, &p, sizeof t->id));
-    memcpy(t->id, p, sizeof t->id);
-    GUARD(cursor_text(&c, &t->role, ROLE_BYTES, &t->arena));
-    GUARD(cursor_u64(&c, &t->segments));
-    GUARD(cursor_u64(&c, &t->mark));
+    GUARD(cursor_u64(&c, &place->inode));
+    GUARD(cursor_u64(&c, &place->born_s));
+    GUARD(cursor_u64(&c, &place->born_ns));
+    GUARD(cursor_u32(&c, &n));
+    if (n >= sizeof a->role) return fail(FAIL_DATA, "%s: is damaged: a role of %u bytes", path, n);
+    GUARD(cursor_take(&c, &p, n));
+    memcpy(a->role, p, n);
+    GUARD(cursor_u32(&c, &n));
+    if (n > sizeof a->header) return fail(FAIL_DATA, "%s: is damaged: a header of %u bytes", path, n);
+    GUARD(cursor_take(&c, &p, n));
+    memcpy(a->header, p, n);
+    a->header_len = n;
+    hash_bytes(a->id, a->header, n);
+    GUARD(cursor_u64(&c, &a->segments));
+    GUARD(cursor_u64(&c, &a->mark));
     GUARD(cursor_take(&c, &p, KEY_BYTES));
-    memcpy(t->key, p, KEY_BYTES);
-    GUARD(cursor_take(&c, &sum, HASH_BYTES));
+    memcpy(key, p, KEY_BYTES);
+    GUARD(cursor_take(&c, &p, HASH_BYTES));
     GUARD(cursor_end(&c));
-    if (t->mark > t->segments)
-        return fail(FAIL_DATA, "%s: is damaged: %" PRIu64 " of %" PRIu64 " segments used", t->path, t->mark, t->segments);
+    if (a->mark > a->segments)
+        return fail(FAIL_DATA, "%s: is damaged: %" PRIu64 " of %" PRIu64 " segments used", path, a->mark, a->segments);
     return OK;
 }
 
-/* A second name of the same state would have a lock of its own, and give the same keys again. */
-static Result state_sole(const Tape *t)
-{
-    struct stat s;
-    if (lstat(t->path, &s) != 0) return fail(FAIL_SYSTEM, "%s: %s", t->path, strerror(errno));
-    if (S_ISREG(s.st_mode) && s.st_nlink == 1) return OK;
-    return fail(FAIL_DATA, "%s: must be a file with no other name: links to a tape are refused", t->path);
-}
-
-static Result state_read(Tape *t)
+static Result state_read(TapeAbout *a, uint8_t key[KEY_BYTES], int fd, const char *path)
 {
     uint8_t data[STATE_LIMIT];
     size_t len = 0;
     ssize_t n = 1;
-    int fd;
-    GUARD(state_sole(t));
-    GUARD(file_open_private(&fd, t->path));
-    while (len < sizeof data && (n = read(fd, data + len, sizeof data - len)) > 0) len += (size_t)n;
-    Result r = n < 0 ? fail(FAIL_SYSTEM, "%s: %s", t->path, strerror(errno)) : state_parse(t, data, len);
-    close(fd);
+    Place said = {0}, is = {0};
+    *a = (TapeAbout){0};
+    while (len < sizeof data && (n = pread(fd, data + len, sizeof data - len, (off_t)len)) > 0) len += (size_t)n;
+    Result r = n < 0 ? fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno)) : state_parse(a, &said, key, path, data, len);
     wipe(data, sizeof data);
+    if (!failed(r)) r = place_of(&is, fd, path);
+    a->copy = said.inode != is.inode || said.born_s != is.born_s || said.born_ns != is.born_ns;
     return r;
 }
 
-static Result create_locked(Tape *t)
-{
-    GUARD(tape_lock(t));
-    if (access(t->path, F_OK) == 0) return fail(FAIL_SYSTEM, "%s: exists already, and is not overwritten", t->path);
-    return state_write(t, 0, t->key);
-}
+// ---- files -----------------------------------------------------------------------------------------------------------
 
-Result tape_create(const char *path, const uint8_t id[16], const char *role, const uint8_t seed[KEY_BYTES], uint64_t segments)
+Result tape_create(const char *path, const void *header, size_t header_len, const char *role, const uint8_t seed[KEY_BYTES],
+                   uint64_t segments)
 {
+    if (file_exists(path)) return fail(FAIL_SYSTEM, "%s: exists already, and is not overwritten", path);
     Tape *t = tape_new();
-    ASSERT(strlen(role) <= ROLE_BYTES);
+    TapeAbout *a = &t->about;
+    ASSERT(strlen(role) < sizeof a->role && header_len <= sizeof a->header);
     t->path = arena_string(&t->arena, path);
-    t->role = arena_string(&t->arena, role);
-    t->segments = segments;
-    memcpy(t->id, id, sizeof t->id);
-    memcpy(t->key, seed, KEY_BYTES);
-    Result r = create_locked(t);
+    strcpy(a->role, role);
+    memcpy(a->header, header, header_len);
+    a->header_len = header_len;
+    a->segments = segments;
+    Result r = state_write(t, 0, seed);
     tape_close(t);
     return r;
 }
 
+static Result path_check(const char *path)
+{
+    static const char end[] = ".new";
+    size_t len = strlen(path);
+    if (len < sizeof end || strcmp(path + len - (sizeof end - 1), end) != 0) return OK;
+    return fail(FAIL_DATA, "%s: what lies beside a tape is never one", path);
+}
+
 static Result open_locked(Tape *t)
 {
-    if (access(t->path, F_OK) != 0) return fail(FAIL_SYSTEM, "%s: %s", t->path, strerror(errno));   // before a lock file is made
-    GUARD(tape_lock(t));
-    const char *beside = arena_format(&t->arena, "%s.new", t->path);   // left by a crash: it holds a key that must not outlive its turn
-    int left = open(beside, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (left >= 0) {
-        state_erase(left);
-        unlink(beside);
-    }
-    return state_read(t);
+    GUARD(path_check(t->path));
+    t->fd = open(t->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (t->fd < 0 && errno == ELOOP) return fail(FAIL_DATA, "%s: links to a tape are refused", t->path);
+    if (t->fd < 0) return fail(FAIL_SYSTEM, "%s: %s", t->path, strerror(errno));
+    GUARD(file_lock(t->fd, t->path));
+    GUARD(file_private(t->fd, t->path));
+    GUARD(file_sole(t->fd, t->path));
+    GUARD(state_read(&t->about, t->key, t->fd, t->path));
+    if (t->about.copy)
+        return fail(FAIL_CRYPTO, "%s: is a copy or was restored from one: a tape works only where it was made, and only the latest", t->path);
+    return beside_clear(path_beside(t));
 }
 
 Result tape_open(Tape **out, const char *path)
@@ -216,16 +332,33 @@ Result tape_open(Tape **out, const char *path)
     return r;
 }
 
+/* A file that is just being replaced is erased after another has its name: then that one is read. */
+Result tape_about(TapeAbout *out, const char *path)
+{
+    uint8_t key[KEY_BYTES];
+    for (int again = 0;; again++) {
+        struct stat at, is;
+        int fd;
+        GUARD(file_open_private(&fd, path));
+        Result r = state_read(out, key, fd, path);
+        wipe(key, sizeof key);
+        bool replaced = fstat(fd, &is) == 0 && stat(path, &at) == 0 && is.st_ino != at.st_ino;
+        close(fd);
+        if (!failed(r) || !replaced || again == 3) return r;
+    }
+}
+
 // ---- the ratchet -----------------------------------------------------------------------------------------------------
 
 Result tape_reserve(Tape *t, uint64_t from, uint64_t count, uint8_t (*keys)[KEY_BYTES])
 {
     uint8_t key[KEY_BYTES];
-    if (from < t->mark) return fail(FAIL_CRYPTO, "segment %" PRIu64 " of the tape was used before: the next is %" PRIu64, from, t->mark);
-    if (count > t->segments || from > t->segments - count)
-        return fail(FAIL_CRYPTO, "the tape is used up: %" PRIu64 " segments from %" PRIu64 " on, of %" PRIu64, count, from, t->segments);
+    const uint64_t mark = t->about.mark, segments = t->about.segments;
+    if (from < mark) return fail(FAIL_CRYPTO, "segment %" PRIu64 " of the tape was used before: the next is %" PRIu64, from, mark);
+    if (count > segments || from > segments - count)
+        return fail(FAIL_CRYPTO, "the tape is used up: %" PRIu64 " segments from %" PRIu64 " on, of %" PRIu64, count, from, segments);
     memcpy(key, t->key, KEY_BYTES);
-    for (uint64_t i = t->mark; i < from + count; i++) {
+    for (uint64_t i = mark; i < from + count; i++) {
         if (i >= from) derive_key(keys[i - from], key, "tape: key of a segment", NULL, 0);
         derive_key(key, key, "tape: next", NULL, 0);
     }
@@ -234,7 +367,7 @@ Result tape_reserve(Tape *t, uint64_t from, uint64_t count, uint8_t (*keys)[KEY_
         wipe(keys, count * KEY_BYTES);
     } else {
         memcpy(t->key, key, KEY_BYTES);
-        t->mark = from + count;
+        t->about.mark = from + count;
     }
     wipe(key, sizeof key);
     return r;

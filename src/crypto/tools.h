@@ -7,11 +7,11 @@
 #include "crypto/crypto.h"
 
 enum { SEAL_TAG = 16 };
-/* AES-256-GCM with a nonce of zeros: one key seals one message, ever. out: (len), tag: beside it. */
-void seal(uint8_t *out, uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len,
+/* AES-256-GCM with `number` as its nonce: a key seals one message of each number, ever. out: (len), tag: beside it. */
+void seal(uint8_t *out, uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], uint64_t number, const void *bound, size_t bound_len,
           const void *data, size_t len);
 /* The inverse; false (out wiped) if anything was altered. */
-bool unseal(uint8_t *out, const uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], const void *bound, size_t bound_len,
+bool unseal(uint8_t *out, const uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYTES], uint64_t number, const void *bound, size_t bound_len,
             const void *data, size_t len);
 
 /* Creates a file of mode 0600 that appears whole and durable or not at all. Fails if the path is taken. */
@@ -23,7 +23,8 @@ CHECKED Result file_put(int fd, const char *path, const void *data, size_t len);
 CHECKED Result file_place(int fd, char *temporary, const char *path);
 void file_drop(int fd, char *temporary);                                 // the other way to end it
 CHECKED Result folder_sync(const char *path);                            // the folder that holds `path`
-/* Opens a private file for reading; fails if others may read it (group or world). */
-CHECKED Result file_open_private(int *fd, const char *path);
+/* Fails unless it is a regular file that others (group, world) may not read. */
+CHECKED Result file_private(int fd, const char *path);
+CHECKED Result file_open_private(int *fd, const char *path);            // for reading
 
 #endif

@@ -48,6 +48,8 @@ static Result tape_ready(Client *c, const ClientOptions *o, ClientHello *h)
     c->segments.keys.secret = true;
     if (!o->tape) return fail(FAIL_USE, "setting 'dealer' needs the client's tape of a pool");
     GUARD(tape_open(&c->segments.tape, o->tape));
+    if (strcmp(tape_role(c->segments.tape), "client") != 0)
+        return fail(FAIL_DATA, "%s: is the tape of the %s, not the client's", o->tape, tape_role(c->segments.tape));
     memcpy(h->tape, tape_id(c->segments.tape), sizeof h->tape);
     h->tape_mark = tape_mark(c->segments.tape);
     h->tape_segments = tape_segments(c->segments.tape);
@@ -62,7 +64,7 @@ static Result pool_check(const ClientHello *mine, const ProviderHello *theirs, c
     PoolAbout a;
     if (theirs->header_len == 0) return fail(FAIL_PEER, "the provider has no pool");
     hash_bytes(hash, theirs->header, theirs->header_len);
-    if (memcmp(hash, mine->tape, sizeof mine->tape) != 0)
+    if (memcmp(hash, mine->tape, sizeof hash) != 0)
         return fail(FAIL_PEER, "the pool differs: the provider's is not the one of this tape");
     GUARD(pool_about(&a, theirs->header, theirs->header_len));
     if (memcmp(a.client, o->identity->public_key, 32) != 0) return fail(FAIL_PEER, "the pool was made for another client");

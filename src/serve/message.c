@@ -214,6 +214,7 @@ Result third_hello_send(Channel *c, const ThirdHello *h)
     buffer_append(&b, h->partner, sizeof h->partner);
     buffer_append(&b, &h->agreement, sizeof h->agreement);
     buffer_append(&b, h->commitment, sizeof h->commitment);
+    buffer_u64(&b, h->epoch);
     buffer_append(&b, h->tape_seed, sizeof h->tape_seed);
     return buffer_send(c, &b);
 }
@@ -232,6 +233,7 @@ static Result third_hello_parse(void *out, Cursor *c)
     GUARD(take_bytes(c, h->partner, sizeof h->partner));
     GUARD(take_agreement(c, &h->agreement));
     GUARD(take_bytes(c, h->commitment, sizeof h->commitment));
+    GUARD(cursor_u64(c, &h->epoch));
     return take_bytes(c, h->tape_seed, sizeof h->tape_seed);
 }
 
@@ -360,6 +362,8 @@ void pool_about_write(Buffer *out, const PoolAbout *a)
     buffer_text(out, pool_magic);
     put_version(out);
     buffer_u64(out, a->positions);
+    buffer_u64(out, a->bytes);
+    buffer_u64(out, a->epoch);
     buffer_append(out, a->nonce, sizeof a->nonce);
     buffer_append(out, a->name, sizeof a->name);
     buffer_append(out, a->client, sizeof a->client);
@@ -382,6 +386,8 @@ Result pool_about(PoolAbout *a, const uint8_t *header, size_t len)
     if (memcmp(magic, pool_magic, magic_len) != 0) return fail(FAIL_DATA, "pool header: not one of Marill");
     GUARD(take_version(&c));
     GUARD(cursor_u64(&c, &a->positions));
+    GUARD(cursor_u64(&c, &a->bytes));
+    GUARD(cursor_u64(&c, &a->epoch));
     GUARD(take_bytes(&c, a->nonce, sizeof a->nonce));
     GUARD(take_bytes(&c, a->name, sizeof a->name));
     GUARD(take_bytes(&c, a->client, sizeof a->client));

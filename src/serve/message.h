@@ -45,7 +45,7 @@ typedef struct ClientHello {
     Setting setting;
     uint8_t session[SESSION_BYTES], random[KEY_BYTES];
     Agreement agreement;
-    uint8_t tape[16];                          // dealer: its id, and how many of its segments are gone
+    uint8_t tape[HASH_BYTES];                  // dealer: hash of its pool's header, and how many of its segments are gone
     uint64_t tape_mark, tape_segments;
 } ClientHello;
 CHECKED Result client_hello_send(Channel *c, const ClientHello *h);
@@ -70,6 +70,7 @@ typedef struct ThirdHello {
     uint8_t partner[32];                       // public key of the other party
     Agreement agreement;
     uint8_t commitment[HASH_BYTES];            // the provider's
+    uint64_t epoch;                            // the provider's
     uint8_t tape_seed[KEY_BYTES];
 } ThirdHello;
 CHECKED Result third_hello_send(Channel *c, const ThirdHello *h);

@@ -61,15 +61,16 @@ static void provider_master(uint8_t out[KEY_BYTES], const Identity *me)
     wipe(signature, sizeof signature);
 }
 
-Result provider_secrets(uint8_t commitment[HASH_BYTES], uint8_t pad_seed[KEY_BYTES], const Bundle *b, const Identity *me)
+Result provider_secrets(uint8_t commitment[HASH_BYTES], uint8_t pad_seed[KEY_BYTES], const Bundle *b, const Identity *me, uint64_t epoch)
 {
     uint8_t master[KEY_BYTES], salt[KEY_BYTES], of[2 * HASH_BYTES];
     provider_master(master, me);
+    derive_key(master, master, "serve: epoch of the provider", &epoch, sizeof epoch);
     plan_hash(&b->plan, &b->model.config, of + HASH_BYTES);
     derive_key(salt, master, "serve: salt of the private part", of + HASH_BYTES, HASH_BYTES);
     Result r = private_commitment(&b->plan, &b->model, bundle_adapter(b), salt, commitment);
     memcpy(of, commitment, HASH_BYTES);
-    derive_key(pad_seed, master, "serve: epoch", of, sizeof of);
+    derive_key(pad_seed, master, "serve: pads of an epoch", of, sizeof of);
     wipe(master, sizeof master);
     wipe(salt, sizeof salt);
     return r;
@@ -248,51 +249,46 @@ void live_feed_free(LiveFeed *f)
 
 // ---- words of a pool -------------------------------------------------------------------------------------------------
 
-static Result pool_take(Feed *feed, size_t row, const uint8_t **out, size_t len)
+static Result pool_feed_take(Feed *feed, size_t row, const uint8_t **out, size_t len)
 {
     PoolFeed *f = (PoolFeed *)feed;
     ASSERT(row < f->rows);
-    if (len > f->row[row].len - f->at[row]) return fail(FAIL_DATA, "a segment of the pool has only %zu bytes", f->row[row].len);
-    *out = f->row[row].data + f->at[row];
-    f->at[row] += len;
+    GUARD(pool_read(&f->row[row], out, len));
     f->bytes += len;
     return OK;
 }
 
-static Result pool_read(Feed *feed, size_t row, void *out, size_t len)
+static Result pool_feed_read(Feed *feed, size_t row, void *out, size_t len)
 {
-    const uint8_t *there = NULL;
-    GUARD(pool_take(feed, row, &there, len));
+    const uint8_t *there;
+    GUARD(pool_feed_take(feed, row, &there, len));
     memcpy(out, there, len);
     return OK;
 }
 
 void pool_feed(PoolFeed *f, Pool *p)
 {
-    *f = (PoolFeed){.feed = {.read = pool_read, .take = pool_take}, .pool = p};
+    *f = (PoolFeed){.feed = {.read = pool_feed_read, .take = pool_feed_take}, .pool = p};
 }
 
 Result pool_feed_load(PoolFeed *f, uint64_t first, size_t rows, const uint8_t (*keys)[KEY_BYTES])
 {
-    for (size_t r = rows; r < f->rows; r++) buffer_free(&f->row[r]);   // a prompt has many rows, and is over
+    for (size_t r = rows; r < f->rows; r++) pool_read_end(&f->row[r]);   // a prompt has many rows, and is over
     if (rows > f->room) {
-        f->row = realloc(f->row, rows * sizeof *f->row);
-        f->at = realloc(f->at, rows * sizeof *f->at);
-        if (!f->row || !f->at) bug("out of memory");
-        for (; f->room < rows; f->room++) f->row[f->room] = (Buffer){.secret = true};
+        for (size_t r = 0; r < f->room; r++) pool_read_end(&f->row[r]);
+        free(f->row);
+        f->row = calloc(rows, sizeof *f->row);
+        if (!f->row) bug("out of memory");
+        f->room = rows;
     }
     f->rows = rows;
-    for (size_t r = 0; r < rows; r++) {
-        f->at[r] = 0;
-        GUARD(pool_segment(f->pool, &f->row[r], first + r, keys[r]));
-    }
+    for (size_t r = 0; r < rows; r++) GUARD(pool_read_begin(&f->row[r], f->pool, first + r, keys[r]));
     return OK;
 }
 
 void pool_feed_free(PoolFeed *f)
 {
-    for (size_t r = 0; r < f->room; r++) buffer_free(&f->row[r]);
+    for (size_t r = 0; r < f->room; r++) pool_read_end(&f->row[r]);
     free(f->row);
-    free(f->at);
     *f = (PoolFeed){0};
 }

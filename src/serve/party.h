@@ -35,8 +35,8 @@ uint32_t bundle_room(const Bundle *b);         // positions of a conversation af
 void session_seed(uint8_t out[KEY_BYTES], const uint8_t client[KEY_BYTES], const uint8_t provider[KEY_BYTES],
                   const uint8_t session[SESSION_BYTES]);
 /* The provider's lasting secrets, from its identity and its private integers: the same in every process that serves the
- * same adapter under the same plan, and different as soon as one number of it changes, so that no pad covers two matrices. */
-CHECKED Result provider_secrets(uint8_t commitment[HASH_BYTES], uint8_t pad_seed[KEY_BYTES], const Bundle *b, const Identity *me);
+ * same adapter under the same plan, and different as soon as one number of it changes, so that no pad covers two matrices. A new epoch changes them all. */
+CHECKED Result provider_secrets(uint8_t commitment[HASH_BYTES], uint8_t pad_seed[KEY_BYTES], const Bundle *b, const Identity *me, uint64_t epoch);
 /* Keys and values of the known positions, by the float network with its adapter: arena memory. */
 CHECKED Result known_prefix(KnownPrefix *out, const Bundle *b, Arena *a);
 /* The one-time message of S to T: each pinned matrix a frame. */
@@ -80,17 +80,30 @@ CHECKED Result live_feed_flush(LiveFeed *f);   // T: at the end of a batch
 CHECKED Result live_feed_drain(LiveFeed *f);   // S: forgets words up to the third's end of the conversation
 void live_feed_free(LiveFeed *f);
 
-/* From a pool: a segment a row. */
+/* From a pool: a segment a row, decrypted 64 KB at a time as the network asks for its words. */
 typedef struct PoolFeed {
     Feed feed;
     Pool *pool;
-    Buffer *row;                               // (rows)
-    size_t *at;                                // (rows)
+    PoolReader *row;                           // (rows)
     size_t rows, room;
     uint64_t bytes;
 } PoolFeed;
 void pool_feed(PoolFeed *f, Pool *p);
 CHECKED Result pool_feed_load(PoolFeed *f, uint64_t first, size_t rows, const uint8_t (*keys)[KEY_BYTES]);
 void pool_feed_free(PoolFeed *f);
+
+/* To a pool: the feed of the third's engine. Without a writer the words are counted and dropped. */
+typedef struct PoolSink { Feed feed; PoolWriter *writer; uint64_t bytes; } PoolSink;
+void pool_sink(PoolSink *s);
+/* The bytes of the segments of a conversation's positions, counted. */
+CHECKED Result pool_sizes(uint64_t *sizes, const Plan *p, const ModelConfig *c, uint64_t positions);
+typedef struct PoolDeal {
+    Engine *engine; SecureNet *net;            // of the third; its feed is the sink's
+    Segments *client, *server;
+    PoolSink *sink;
+    const uint64_t *sizes; uint64_t positions;
+    Result (*made)(void *ctx, size_t positions); void *ctx;            // after each batch; may be NULL
+} PoolDeal;
+CHECKED Result pool_deal(const PoolDeal *d);
 
 #endif

@@ -30,7 +30,7 @@ static Result header_check(const Making *m)
     if (a.positions != h->positions) return fail(FAIL_PEER, "the third's pool has another length");
     if (memcmp(a.config, h->agreement.config, HASH_BYTES) != 0 || memcmp(a.plan, h->agreement.plan, HASH_BYTES) != 0 ||
         memcmp(a.public_model, h->agreement.public_model, HASH_BYTES) != 0 ||
-        (!client && memcmp(a.commitment, h->commitment, HASH_BYTES) != 0))
+        (!client && (memcmp(a.commitment, h->commitment, HASH_BYTES) != 0 || a.epoch != h->epoch)))
         return fail(FAIL_PEER, "the third's pool is for another model");
     return OK;
 }
@@ -55,11 +55,11 @@ static Result provider_setup(const Making *m, const uint8_t pad_seed[KEY_BYTES])
 
 static Result pool_wait(Making *m)
 {
-    uint8_t hash[HASH_BYTES];
     GUARD(pool_header_receive(m->channel, &m->header));
     GUARD(header_check(m));
-    hash_bytes(hash, m->header.data, m->header.len);
-    GUARD(tape_create(m->tape, hash, m->role == ROLE_CLIENT ? "client" : "provider", m->hello.tape_seed, m->hello.positions));
+    GUARD(tape_create(m->tape, m->header.data, m->header.len, m->role == ROLE_CLIENT ? "client" : "provider", m->hello.tape_seed,
+                      m->hello.positions));
+    wipe(m->hello.tape_seed, KEY_BYTES);
     channel_timeout(m->channel, WORK_SECONDS);
     Result r = message_send(m->channel, MSG_RESERVED);
     for (uint64_t i = 0; i < m->hello.positions && !failed(r); i++) r = message_expect(m->channel, MSG_MADE, "third");
@@ -76,7 +76,7 @@ static Result making_run(Making *m)
                     m->b->plan.context);
     if (file_exists(m->tape)) return fail(FAIL_SYSTEM, "%s: exists already, and is not overwritten", m->tape);
     GUARD(agreement_make(&m->hello.agreement, m->b));
-    if (m->role == ROLE_SERVER) GUARD(provider_secrets(m->hello.commitment, pad_seed, m->b, m->me));
+    if (m->role == ROLE_SERVER) GUARD(provider_secrets(m->hello.commitment, pad_seed, m->b, m->me, m->hello.epoch));
     random_bytes(m->hello.tape_seed, KEY_BYTES);
     GUARD(fail_in(channel_connect(&m->channel, third->host, third->port, m->me, third->key, CONNECT_SECONDS), "third"));
     channel_name(m->channel, "third");
@@ -88,9 +88,9 @@ static Result making_run(Making *m)
     return pool_wait(m);
 }
 
-static Result pool_make(Making *m, const uint8_t partner[32], const uint8_t name[16], uint32_t positions)
+static Result pool_make(Making *m, const uint8_t partner[32], const uint8_t name[16], uint32_t positions, uint64_t epoch)
 {
-    m->hello = (ThirdHello){.role = m->role, .pool = true, .positions = positions};
+    m->hello = (ThirdHello){.role = m->role, .pool = true, .positions = positions, .epoch = epoch};
     memcpy(m->hello.partner, partner, 32);
     memcpy(m->hello.session, name, SESSION_BYTES);
     Result r = making_run(m);
@@ -102,15 +102,15 @@ static Result pool_make(Making *m, const uint8_t partner[32], const uint8_t name
 }
 
 Result provider_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t client[32], const uint8_t name[16],
-                     uint32_t positions, const char *tape)
+                     uint32_t positions, uint64_t epoch, const char *tape)
 {
     Making m = {.b = b, .me = me, .third = third, .tape = tape, .role = ROLE_SERVER};
-    return pool_make(&m, client, name, positions);
+    return pool_make(&m, client, name, positions, epoch);
 }
 
 Result client_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t provider[32], const uint8_t name[16],
                    uint32_t positions, const char *tape)
 {
     Making m = {.b = b, .me = me, .third = third, .tape = tape, .role = ROLE_CLIENT};
-    return pool_make(&m, provider, name, positions);
+    return pool_make(&m, provider, name, positions, 0);
 }

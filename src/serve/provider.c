@@ -40,6 +40,17 @@ static bool is_live(const Session *s) { return s->p->o->setting == SETTING_3PC; 
 
 // ---- before the first client -----------------------------------------------------------------------------------------
 
+/* The header that both agreed on against the segments that the third signed with it. */
+static Result pool_adds_up(const Provider *p)
+{
+    const PoolAbout *a = &p->about;
+    uint64_t bytes = 0;
+    for (uint64_t i = 0; i < pool_segments(p->pool); i++) bytes += pool_size(p->pool, i);
+    if (a->positions == pool_segments(p->pool) && a->bytes == bytes) return OK;
+    return fail(FAIL_DATA, "%s: its header says %llu positions of %llu bytes, it has %llu of %llu", p->o->pool, (unsigned long long)a->positions,
+                (unsigned long long)a->bytes, (unsigned long long)pool_segments(p->pool), (unsigned long long)bytes);
+}
+
 static Result pool_ready(Provider *p)
 {
     const ProviderOptions *o = p->o;
@@ -56,10 +67,16 @@ static Result pool_ready(Provider *p)
     memcpy(of.public_model, p->about.public_model, HASH_BYTES);
     GUARD(fail_in(agreement_check(&p->agreement, &of, "pool"), "%s", o->pool));
     if (memcmp(p->about.provider, o->identity->public_key, 32) != 0) return fail(FAIL_DATA, "%s: was made for another provider", o->pool);
+    if (p->about.epoch != o->epoch)
+        return fail(FAIL_DATA, "%s: was made for epoch %llu, this is %llu", o->pool, (unsigned long long)p->about.epoch, (unsigned long long)o->epoch);
     if (memcmp(p->about.commitment, p->commitment, HASH_BYTES) != 0) return fail(FAIL_DATA, "%s: was made for another adapter", o->pool);
+    if (memcmp(p->about.third, o->third.key, 32) != 0) return fail(FAIL_DATA, "%s: names another third party than its signer", o->pool);
+    GUARD(pool_adds_up(p));
     GUARD(tape_open(&p->tape.tape, o->tape));
+    if (strcmp(tape_role(p->tape.tape), "provider") != 0)
+        return fail(FAIL_DATA, "%s: is the tape of the %s, not the provider's", o->tape, tape_role(p->tape.tape));
     hash_bytes(hash, p->header, p->header_len);
-    if (memcmp(tape_id(p->tape.tape), hash, 16) != 0) return fail(FAIL_DATA, "%s: is not the tape of %s", o->tape, o->pool);
+    if (memcmp(tape_id(p->tape.tape), hash, sizeof hash) != 0) return fail(FAIL_DATA, "%s: is not the tape of %s", o->tape, o->pool);
     if (tape_segments(p->tape.tape) != pool_segments(p->pool)) return fail(FAIL_DATA, "%s: its length is not that of %s", o->tape, o->pool);
     if (tape_mark(p->tape.tape) > 0)
         return fail(FAIL_CRYPTO, "%s: is used: a pool serves one conversation, which has begun before", o->pool);
@@ -72,7 +89,7 @@ static Result provider_ready(Provider *p)
     if (o->setting != SETTING_DEALER && o->setting != SETTING_3PC)
         return fail(FAIL_USE, "setting '%s' has no provider: 'dealer' and '3pc' have", setting_names[o->setting]);
     GUARD(agreement_make(&p->agreement, p->b));
-    GUARD(provider_secrets(p->commitment, p->pad_seed, p->b, o->identity));
+    GUARD(provider_secrets(p->commitment, p->pad_seed, p->b, o->identity, o->epoch));
     GUARD(known_prefix(&p->known, p->b, &p->arena));
     if (o->setting == SETTING_DEALER) GUARD(pool_ready(p));
     GUARD(listener_open(&p->listener, o->host, o->port));

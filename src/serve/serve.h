@@ -49,6 +49,7 @@ typedef struct ProviderOptions {
     Setting setting;
     Address third;                             // 3pc; dealer: its key alone, which signed the pool
     const char *pool, *tape;                   // dealer: the pool file and the provider's tape of it
+    uint64_t epoch;                            // of the adapter's pads: a new one after a client was revoked
     uint32_t sessions;                         // end after so many sessions; 0: never
     const Progress *progress;
     void (*announce)(void *ctx, uint16_t port); void *announce_ctx;
@@ -74,13 +75,14 @@ CHECKED Result third_serve(const ThirdOptions *o);
 /* A pool of `positions` positions for one conversation: the provider's and the client's parts of its making, each of which
  * dials the third and leaves its own tape file. name: what both agreed to call it (16 bytes). */
 CHECKED Result provider_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t client[32], const uint8_t name[16],
-                             uint32_t positions, const char *tape);
+                             uint32_t positions, uint64_t epoch, const char *tape);
 CHECKED Result client_pool(const Bundle *b, const Identity *me, const Address *third, const uint8_t provider[32], const uint8_t name[16],
                            uint32_t positions, const char *tape);
 
 /* What the header of a pool says (pool_header of crypto.h). */
 typedef struct PoolAbout {
-    uint64_t positions;
+    uint64_t positions, bytes;                 // segments, and bytes of all of them together
+    uint64_t epoch;                            // the provider's
     uint8_t nonce[16];                         // of the third: no two pools are alike, whatever they are called
     uint8_t name[16], client[32], provider[32], third[32];    // public keys
     uint8_t config[HASH_BYTES], plan[HASH_BYTES], public_model[HASH_BYTES], commitment[HASH_BYTES];

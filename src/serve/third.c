@@ -1,6 +1,7 @@
 /* third.c - the third: pairs a client with a provider, and deals to them, live or into a pool.
  *
- * It keeps nothing: seeds, masks and padded matrices live in the memory of one session and are wiped with it. Sessions are
+ * It keeps nothing: seeds, masks and padded matrices live in the memory of one session and are wiped with it, and a pool that it has
+ * written it can no longer read. Sessions are
  * served one after the other. A party that came first waits in a short list for its partner. */
 #include "serve/party.h"
 
@@ -32,19 +33,11 @@ typedef struct Deal {
     Arena arena;
     Segments c, s;
     LiveFeed words;                            // live
-    Feed feed;                                 // pool: into `segment`
-    Buffer segment;
+    PoolSink sink;                             // pool
+    uint64_t told;                             // pool: positions that the parties have heard of
 } Deal;
 
 // ---- dealing ---------------------------------------------------------------------------------------------------------
-
-static Result segment_write(Feed *f, size_t row, const void *data, size_t len)
-{
-    Deal *d = (Deal *)((char *)f - offsetof(Deal, feed));
-    (void)row;
-    buffer_append(&d->segment, data, len);
-    return OK;
-}
 
 /* What the provider sends must be what both named. */
 static Result deal_shape(Deal *d)
@@ -66,9 +59,8 @@ static Result deal_open(Deal *d)
     channel_timeout(d->client->channel, WORK_SECONDS);
     GUARD(deal_shape(d));
     live_feed(&d->words, d->provider->channel);
-    d->feed.write = segment_write;
-    d->segment.secret = true;
-    d->engine = engine_new(ROLE_THIRD, NULL, pool ? &d->feed : &d->words.feed);
+    pool_sink(&d->sink);
+    d->engine = engine_new(ROLE_THIRD, NULL, pool ? &d->sink.feed : &d->words.feed);
     GUARD(secure_new(&d->net, d->engine, &d->arena, &d->config, &d->plan, NULL, NULL));
     GUARD(pins_receive(d->provider->channel, d->net));
     segments_live(&d->c, d->client->hello.tape_seed);
@@ -78,11 +70,10 @@ static Result deal_open(Deal *d)
     return OK;
 }
 
-static Result deal_batch(Deal *d, size_t rows, bool last_only, uint8_t server_key[KEY_BYTES])
+static Result deal_batch(Deal *d, size_t rows, bool last_only)
 {
     uint64_t first = d->c.next;
     const uint8_t (*c)[KEY_BYTES] = segments_take(&d->c, rows), (*s)[KEY_BYTES] = segments_take(&d->s, rows);
-    if (server_key) memcpy(server_key, s[0], KEY_BYTES);
     engine_begin(d->engine, rows, first, c, s);
     return secure_forward(d->net, rows, NULL, NULL, NULL, last_only);
 }
@@ -98,7 +89,7 @@ static Result deal_conversation(Deal *d, const Begin *b, Buffer *frame)
     GUARD(segments_reserve(&d->c, (uint64_t)b->rows + b->more, false));
     GUARD(segments_reserve(&d->s, (uint64_t)b->rows + b->more, false));
     secure_restart(d->net);
-    GUARD(deal_batch(d, b->rows, !b->every, NULL));
+    GUARD(deal_batch(d, b->rows, !b->every));
     GUARD(live_feed_flush(&d->words));
     for (;;) {
         Message m;
@@ -108,7 +99,7 @@ static Result deal_conversation(Deal *d, const Begin *b, Buffer *frame)
         if (m == MSG_END) break;
         if (m != MSG_STEP) return message_unexpected(m, "step' or 'end", "provider");
         if (steps++ == b->more) return fail(FAIL_PEER, "the provider goes beyond the %u steps that it reserved", b->more);
-        GUARD(deal_batch(d, 1, true, NULL));
+        GUARD(deal_batch(d, 1, true));
         GUARD(live_feed_flush(&d->words));
     }
     segments_end(&d->c);
@@ -135,10 +126,11 @@ static Result deal_live(Deal *d, Buffer *frame)
 
 // ---- a pool ----------------------------------------------------------------------------------------------------------
 
-static void deal_about(const Deal *d, Buffer *header)
+static void deal_about(const Deal *d, Buffer *header, const uint64_t *sizes)
 {
     const ThirdHello *h = &d->provider->hello;
-    PoolAbout a = {.positions = h->positions};
+    PoolAbout a = {.positions = h->positions, .epoch = h->epoch};
+    for (uint64_t i = 0; i < h->positions; i++) a.bytes += sizes[i];
     random_bytes(a.nonce, sizeof a.nonce);
     memcpy(a.name, h->session, sizeof a.name);
     memcpy(a.client, d->client->key, 32);
@@ -151,43 +143,46 @@ static void deal_about(const Deal *d, Buffer *header)
     pool_about_write(header, &a);
 }
 
-/* Every position by itself, so that each is a segment. The parties hear of each, and wait for no longer than one takes. */
-static Result pool_fill(Deal *d, PoolWriter *w)
+/* The parties hear of each position, and wait for no longer than a batch takes; of the last when the file stands. */
+static Result deal_made(void *ctx, size_t rows)
 {
-    uint64_t positions = d->provider->hello.positions;
-    uint8_t key[KEY_BYTES];
-    GUARD(segments_reserve(&d->c, positions, false));
-    GUARD(segments_reserve(&d->s, positions, false));
-    for (uint64_t i = 0; i < positions; i++) {
-        d->segment.len = 0;
-        Result r = deal_batch(d, 1, true, key);
-        if (!failed(r)) r = pool_append(w, key, d->segment.data, d->segment.len);
-        wipe(key, sizeof key);
-        GUARD(r);
-        progress(d->o->progress, "pool: position %" PRIu64 " of %" PRIu64, i + 1, positions);
-        if (i + 1 == positions) break;         // the last is reported when the file stands
+    Deal *d = ctx;
+    for (; rows > 0 && d->told + 1 < d->provider->hello.positions; rows--, d->told++) {
         GUARD(message_send(d->client->channel, MSG_MADE));
         GUARD(message_send(d->provider->channel, MSG_MADE));
     }
     return OK;
 }
 
+static Result pool_fill(Deal *d, const Buffer *header, const uint64_t *sizes)
+{
+    const uint64_t positions = d->provider->hello.positions;
+    PoolDeal deal = {d->engine, d->net, &d->c, &d->s, &d->sink, sizes, positions, deal_made, d};
+    double begin = clock_seconds();
+    GUARD(pool_create(&d->sink.writer, d->o->pool, header->data, header->len, sizes, positions));
+    Result r = pool_deal(&deal);
+    if (failed(r)) pool_abandon(d->sink.writer);
+    else r = pool_finish(d->sink.writer, d->o->identity);
+    d->sink.writer = NULL;
+    GUARD(r);
+    double seconds = clock_seconds() - begin, mb = (double)d->sink.bytes / 1e6;
+    progress(d->o->progress, "pool: %" PRIu64 " positions, %.1f MB in %.2f s, %.0f MB/s", positions, mb, seconds, mb / seconds);
+    return OK;
+}
+
 static Result deal_pool(Deal *d, Buffer *header)
 {
-    uint64_t positions = d->provider->hello.positions;
-    PoolWriter *w;
+    const uint64_t positions = d->provider->hello.positions;
     if (positions == 0 || positions > d->plan.context - d->plan.known)
         return fail(FAIL_PEER, "a pool of %" PRIu64 " positions does not fit the plan's context of %u", positions, d->plan.context);
-    deal_about(d, header);
+    uint64_t *sizes = arena_new(&d->arena, uint64_t, positions);
+    GUARD(pool_sizes(sizes, &d->plan, &d->config, positions));
+    deal_about(d, header, sizes);
     GUARD(pool_header_send(d->client->channel, header));
     GUARD(pool_header_send(d->provider->channel, header));
     GUARD(message_expect(d->client->channel, MSG_RESERVED, "client"));
     GUARD(message_expect(d->provider->channel, MSG_RESERVED, "provider"));
-    GUARD(pool_create(&w, d->o->pool, header->data, header->len, positions));
-    Result r = pool_fill(d, w);
-    if (failed(r)) pool_abandon(w);
-    else r = pool_finish(w, d->o->identity);
-    GUARD(r);
+    GUARD(pool_fill(d, header, sizes));
     GUARD(message_send(d->client->channel, MSG_MADE));
     return message_send(d->provider->channel, MSG_MADE);
 }
@@ -204,7 +199,6 @@ static Result deal_run(const ThirdOptions *o, Half *client, Half *provider)
     segments_free(&d.c);
     segments_free(&d.s);
     live_feed_free(&d.words);
-    buffer_free(&d.segment);
     buffer_free(&frame);
     plan_free(&d.plan);
     arena_free(&d.arena);
