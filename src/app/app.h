@@ -129,6 +129,8 @@ typedef struct Parties {
     Setting setting;                           // dealer or 3pc; with plain and clear everything below does nothing
     const char *model, *adapter, *plan;
     const char *net;                           // --net of every party; NULL: loopback
+    bool traced;                               // the parties note what they do, for network_time
+    Trace trace;                               // of the client
     unsigned threads;                          // of each party
     Identity me;
     char key[3][65];                           // public, in hex: of client, provider, third
@@ -149,5 +151,7 @@ CHECKED Result parties_open(Parties *p, const Bundle *b, size_t positions);
 /* Ends the session and the processes. r: how the work in between went; a failure comes back with what the others said. */
 CHECKED Result parties_end(Parties *p, Result r);
 CHECKED Result parties_close_session(Parties *p);             // dealer: before the next parties_open
+/* The traces of the last session, of those that have ended: network_time's. To be freed, each. */
+CHECKED Result parties_traces(Parties *p, Trace trace[PARTIES_COUNT]);
 
 #endif

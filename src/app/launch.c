@@ -272,7 +272,7 @@ static Result path_in(char *out, size_t size, const char *name)
 
 static Result third_start(Parties *p, const char *pool)
 {
-    char path[512];
+    char path[512], trace[512];
     uint16_t port = 0;
     Line l = {{"marill", "third", "--listen", "127.0.0.1:0", "--once"}, 5};
     GUARD(path_in(path, sizeof path, "third.key"));
@@ -281,6 +281,8 @@ static Result third_start(Parties *p, const char *pool)
     line_add(&l, "--provider", p->key[1]);
     if (pool) line_add(&l, "--write", pool);
     else if (p->net) line_add(&l, "--net", p->net);
+    if (!pool && p->traced) GUARD(path_in(trace, sizeof trace, "third.trace"));
+    if (!pool && p->traced) line_add(&l, "--trace", trace);
     GUARD(child_start(&p->third, "third", l.arg));
     GUARD(child_port(&p->third, &port));
     snprintf(p->third_at, sizeof p->third_at, "127.0.0.1:%u", port);
@@ -307,13 +309,15 @@ static Result provider_line(const Parties *p, Line *l, char path[512], char thre
 
 static Result provider_start(Parties *p, const char *pool, const char *tape)
 {
-    char path[512], threads[16];
+    char path[512], trace[512], threads[16];
     Line l;
     GUARD(provider_line(p, &l, path, threads));
     line_add(&l, "--listen", "127.0.0.1:0");
     line_add(&l, "--setting", setting_names[p->setting]);
     line_add(&l, "--once", NULL);
     if (p->net) line_add(&l, "--net", p->net);
+    if (p->traced) GUARD(path_in(trace, sizeof trace, "provider.trace"));
+    if (p->traced) line_add(&l, "--trace", trace);
     if (pool) line_add(&l, "--pool", pool), line_add(&l, "--tape", tape);
     else line_add(&l, "--third", p->third_at);
     return child_start(&p->provider, "provider", l.arg);
@@ -348,6 +352,7 @@ Result parties_start(Parties *p)
     GUARD(identity_make(NULL, p->provider_key, p->key[1], path));
     GUARD(path_in(path, sizeof path, "third.key"));
     GUARD(identity_make(NULL, p->third_key, p->key[2], path));
+    if (p->traced) p->options.trace = &p->trace;
     p->options.identity = &p->me, p->options.setting = p->setting;
     if (p->setting == SETTING_DEALER) return OK;
     GUARD(third_start(p, NULL));
@@ -408,6 +413,19 @@ Result parties_close_session(Parties *p)
     if (p->client) client_close(p->client);
     p->client = NULL;
     return p->setting == SETTING_DEALER ? child_end(&p->provider, end_patience) : OK;
+}
+
+Result parties_traces(Parties *p, Trace trace[PARTIES_COUNT])
+{
+    char path[512];
+    for (int i = 0; i < PARTIES_COUNT; i++) trace[i] = (Trace){0};
+    GUARD(path_in(path, sizeof path, "provider.trace"));
+    GUARD(trace_load(&trace[PARTY_PROVIDER], path));
+    GUARD(path_in(path, sizeof path, "third.trace"));
+    if (p->setting == SETTING_3PC) GUARD(trace_load(&trace[PARTY_THIRD], path));
+    trace[PARTY_CLIENT] = p->trace;
+    p->trace = (Trace){0};
+    return OK;
 }
 
 /* A failure here is often the echo of one elsewhere. A party that was killed is the cause; else what one has said may be, unless

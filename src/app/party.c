@@ -21,6 +21,7 @@ const char serve_usage[] =
     "  --make-pool N --name HEX     make a pool of N positions with the third and one client, keep --tape FILE, and end;\n"
     "                               32 hex digits that both call it by\n"
     "  --net NET                    shapes the links as a network, all parties alike and on one machine: see 'marill run'\n"
+    "  --trace FILE                 what was sent and received when, in the last session\n"
     "  --threads N                  (one a core)\n";
 const char third_usage[] =
     "--key FILE --client HEX... --provider HEX... [options]\n"
@@ -28,6 +29,7 @@ const char third_usage[] =
     "  --write POOL                 write one pool for the dealer setting to this file, and end\n"
     "  --once                       end after one session\n"
     "  --net NET                    as of 'marill serve'\n"
+    "  --trace FILE                 as of 'marill serve'\n"
     "  --threads N                  (one a core)\n";
 const char chat_usage[] =
     "--model DIR --key FILE --provider HOST:PORT --provider-key HEX [options]\n"
@@ -78,7 +80,7 @@ Result keygen_command(int argc, char **argv)
 // ---- the provider ----------------------------------------------------------------------------------------------------
 
 typedef struct ServeArgs {
-    const char *model, *adapter, *plan, *key, *pool, *tape, *net;
+    const char *model, *adapter, *plan, *key, *pool, *tape, *net, *trace;
     Net shape;
     Keys clients;
     Address listen, third;
@@ -110,6 +112,7 @@ static Result serve_needs(const ServeArgs *k, const Option *options)
 static Result serve_run(const ServeArgs *k, const Identity *me)
 {
     Bundle b;
+    Trace trace = {0};
     Identity mine = *me;
     GUARD(bundle_load(&b, k->model, k->adapter, k->plan, true));
     ProviderOptions o = {.host = k->listen.host,
@@ -126,9 +129,12 @@ static Result serve_run(const ServeArgs *k, const Identity *me)
                          .progress = &log_lines,
                          .announce = announce,
                          .announce_ctx = (void *)(uintptr_t)k->listen.host,
-                         .net = k->shape};
+                         .net = k->shape,
+                         .trace = k->trace ? &trace : NULL};
     Result r = k->positions ? provider_pool(&b, me, &k->third, k->clients.key[0], k->name, (uint32_t)k->positions, k->epoch, k->tape)
                             : provider_serve(&b, &o);
+    if (!failed(r) && k->trace) r = trace_save(&trace, k->trace);
+    trace_free(&trace);
     bundle_free(&b);
     return r;
 }
@@ -153,6 +159,7 @@ Result serve_command(int argc, char **argv)
         OPTION("--epoch", OPT_UINT, &k.epoch, .max = UINT32_MAX),
         OPTION("--once", OPT_FLAG, &k.once),
         OPTION("--net", OPT_TEXT, &k.net),
+        OPTION("--trace", OPT_TEXT, &k.trace),
         OPTION("--threads", OPT_UINT, &k.threads, .min = 1, .max = 256),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
@@ -172,7 +179,7 @@ Result third_command(int argc, char **argv)
 {
     static Keys clients, providers;
     Address listen = {.host = "127.0.0.1", .port = 7200};
-    const char *key = NULL, *pool = NULL, *net = "loopback";
+    const char *key = NULL, *pool = NULL, *net = "loopback", *path = NULL;
     bool once = false;
     uint64_t threads = 0;
     Option options[] = {
@@ -183,10 +190,12 @@ Result third_command(int argc, char **argv)
         OPTION("--write", OPT_TEXT, &pool),
         OPTION("--once", OPT_FLAG, &once),
         OPTION("--net", OPT_TEXT, &net),
+        OPTION("--trace", OPT_TEXT, &path),
         OPTION("--threads", OPT_UINT, &threads, .min = 1, .max = 256),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
     Net shape;
+    Trace trace = {0};
     GUARD(net_parse(&shape, net));
     if (pool && file_exists(pool)) return fail(FAIL_SYSTEM, "%s: is there already, and a pool is not overwritten", pool);
     Identity me;
@@ -194,8 +203,10 @@ Result third_command(int argc, char **argv)
     threads_start((unsigned)threads);
     ThirdOptions o = {.host = listen.host, .port = listen.port, .identity = &me, .clients = clients.key, .client_count = clients.count,
                       .providers = providers.key, .provider_count = providers.count, .pool = pool, .sessions = once, .progress = &log_lines,
-                      .announce = announce, .announce_ctx = (void *)(uintptr_t)listen.host, .net = shape};
+                      .announce = announce, .announce_ctx = (void *)(uintptr_t)listen.host, .net = shape, .trace = path ? &trace : NULL};
     Result r = third_serve(&o);
+    if (!failed(r) && path) r = trace_save(&trace, path);
+    trace_free(&trace);
     identity_free(&me);
     return r;
 }

@@ -17,7 +17,8 @@ const char run_usage[] =
     "  --prefer exchanges|bytes     fewer exchanges or fewer bytes\n"
     "  --plan FILE                  the fixed-point plan (marill-plan.json of the folder)\n"
     "  --net NET                    loopback, lan (0.5 ms, 3 Gbit/s), wan (40 ms, 200 Mbit/s) or RTT=..ms,BW=..Mbit: delays what the\n"
-    "                               parties send each other as that network would (loopback)\n"
+    "                               parties send each other as that network would (loopback); virtual or virtual:NET: runs at full\n"
+    "                               speed and says how long it would have taken there\n"
     "  --threads N                  of each party\n"
     "  --json                       the result as JSON\n"
     "  --logits FILE                float32 rows, one for each generated token\n"
@@ -30,7 +31,7 @@ typedef struct RunArgs {
     unsigned setting, private, prefer;
     uint64_t max_tokens, seed, threads;
     double temperature, top_p, frozen;
-    bool json;
+    bool json, replay;                         // replay: --net virtual
 } RunArgs;
 
 typedef struct Run {
@@ -42,6 +43,7 @@ typedef struct Run {
     const char *prompt;
     size_t prompt_len;
     Buffer rows;                               // --logits
+    Trace trace[PARTIES_COUNT];                // --net virtual
     bool shown;                                // text has gone to standard output
 } Run;
 
@@ -106,7 +108,70 @@ static uint32_t steps_of(const Generated *g)
     return (uint32_t)g->count - (g->count > 0 && !strcmp(g->finish_reason, "length"));
 }
 
-static void run_json(const Run *run, const Generated *g)
+// ---- other networks --------------------------------------------------------------------------------------------------
+
+/* The networks that --net virtual replays the session over. */
+static const char *const all_networks[] = {"loopback", "lan", "wan"};
+static const char virtual_net[] = "virtual";
+
+static size_t networks_of(const RunArgs *k, const char *const **out)
+{
+    static const char *one;
+    *out = all_networks;
+    if (k->net[sizeof virtual_net - 1] != ':') return sizeof all_networks / sizeof *all_networks;
+    one = k->net + sizeof virtual_net;
+    *out = &one;
+    return 1;
+}
+
+static Result net_choose(RunArgs *k)
+{
+    const char *const *name = &k->net;
+    Net net;
+    k->replay = !strcmp(k->net, virtual_net) || !strncmp(k->net, "virtual:", sizeof virtual_net);
+    size_t count = k->replay ? networks_of(k, &name) : 1;
+    for (size_t i = 0; i < count; i++) GUARD(net_parse(&net, name[i]));
+    return OK;
+}
+
+static Result run_replay(const Run *run, const char *name, NetworkTime *out)
+{
+    Net net;
+    GUARD(net_parse(&net, name));
+    return network_time(out, run->trace, &net);
+}
+
+static Result networks_json(const Run *run, Json *o)
+{
+    const char *const *name;
+    size_t count = networks_of(run->k, &name);
+    Json *all = json_new_object();
+    json_put(o, "networks", all);
+    for (size_t i = 0; i < count; i++) {
+        NetworkTime t;
+        GUARD(run_replay(run, name[i], &t));
+        Json *one = json_new_object();
+        json_put(one, "setup_seconds", json_of_real(t.seconds[PHASE_SETUP]));
+        json_put(one, "prefill_seconds", json_of_real(t.seconds[PHASE_PREFILL]));
+        json_put(one, "decode_seconds", json_of_real(t.seconds[PHASE_DECODE]));
+        json_put(all, name[i], one);
+    }
+    return OK;
+}
+
+static Result networks_print(const Run *run)
+{
+    const char *const *name;
+    size_t count = networks_of(run->k, &name);
+    for (size_t i = 0; i < count; i++) {
+        NetworkTime t;
+        GUARD(run_replay(run, name[i], &t));
+        printf("%-20s prompt %.3f s, reply %.3f s\n", name[i], t.seconds[PHASE_PREFILL], t.seconds[PHASE_DECODE]);
+    }
+    return OK;
+}
+
+static Result run_json(const Run *run, const Generated *g)
 {
     uint32_t steps = steps_of(g);
     Json *o = json_new_object(), *tokens = json_new_array(), *rss = json_new_object();
@@ -127,7 +192,10 @@ static void run_json(const Run *run, const Generated *g)
     json_put(rss, "third", json_of_real(run->parties.third.peak_rss_mb));
     json_put(o, "peak_rss_mb", rss);
     buffer_free(&text);
-    print_json(o);
+    Result r = run->k->replay ? networks_json(run, o) : OK;
+    if (failed(r)) json_free(o);
+    else print_json(o);
+    return r;
 }
 
 static Result run_open(Run *run)
@@ -169,8 +237,9 @@ static Result run_finish(Run *run, const Generated *g)
 {
     const RunArgs *k = run->k;
     if (k->logits) GUARD(file_write(k->logits, run->rows.data, run->rows.len, 0644));
-    if (k->json) return run_json(run, g), OK;
+    if (k->json) return run_json(run, g);
     putchar('\n');
+    if (k->replay) GUARD(networks_print(run));
     GUARD(output_flush());
     if (isatty(STDERR_FILENO)) print_receipt(stderr, g, run->parties.setting);
     return OK;
@@ -184,19 +253,21 @@ static Result run_all(const RunArgs *k, const Option *options)
     unsigned threads = party_threads(k->threads, (Setting)k->setting);
     run.wish = (PlanWish){.model = k->model, .adapter = k->adapter, .plan = k->plan};
     wish_read(&run.wish, options, k->frozen, k->private, k->prefer);
-    run.parties = (Parties){.model = k->model, .adapter = k->adapter, .net = k->net, .threads = threads};
+    run.parties = (Parties){.model = k->model, .adapter = k->adapter, .net = k->replay ? NULL : k->net, .traced = k->replay, .threads = threads};
     Result r = setting_choose(&run.parties.setting, k->setting);
     if (!failed(r)) r = prompt_read(&run);
     run.wish.positions = run.prompt_len + k->max_tokens + 2;
     if (!failed(r)) threads_start(threads);
     if (!failed(r)) r = run_generate(&run, &g);
     r = parties_end(&run.parties, r);
+    if (!failed(r) && k->replay) r = parties_traces(&run.parties, run.trace);
     if (!failed(r)) r = run_finish(&run, &g);
     else if (run.shown) putchar('\n');
     bundle_free(&run.bundle);
     buffer_free(&g.text);
     buffer_free(&run.rows);
     arena_free(&run.arena);
+    for (int i = 0; i < PARTIES_COUNT; i++) trace_free(&run.trace[i]);
     return r;
 }
 
@@ -223,7 +294,7 @@ Result run_command(int argc, char **argv)
         OPTION("--logits", OPT_TEXT, &k.logits),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
-    Net net;
-    GUARD(net_parse(&net, k.net));
+    GUARD(net_choose(&k));
+    if (k.replay && k.setting != SETTING_DEALER && k.setting != SETTING_3PC) return fail(FAIL_USE, "--net virtual needs parties: dealer or 3pc");
     return run_all(&k, options);
 }

@@ -18,6 +18,7 @@ struct Client {
     Arena arena;
     Segments segments;
     uint8_t commitment[HASH_BYTES];
+    Trace *trace;
     bool open;                                 // a conversation is under way
     uint32_t steps_left;
     Receipt receipt;
@@ -152,6 +153,7 @@ static Result session_open(Client *c, const ClientOptions *o, ClientHello *mine,
     GUARD(fail_in(channel_connect(&c->provider, p->host, p->port, o->identity, p->key, CONNECT_SECONDS), "provider"));
     channel_name(c->provider, "provider");
     channel_shape(c->provider, &o->net);
+    trace_watch(o->trace, c->provider, PARTY_PROVIDER);
     channel_timeout(c->provider, HELLO_SECONDS);
     GUARD(client_greet(c, o, mine, theirs));
     if (o->setting == SETTING_3PC) GUARD(third_greet(c, o, mine));
@@ -176,11 +178,15 @@ Result client_open(Client **out, const Bundle *b, const ClientOptions *o)
     ProviderHello theirs = {0};
     c->b = b;
     c->setting = o->setting;
+    c->trace = o->trace;
+    trace_begin(c->trace);
+    trace_phase(c->trace, PHASE_SETUP, true);
     arena_init(&c->arena, true);
     Result r = client_fail(c, session_open(c, o, &mine, &theirs), false);
     wipe(&mine, sizeof mine);
     wipe(&theirs, sizeof theirs);
     c->receipt.setup.seconds = clock_seconds() - begin;
+    trace_phase(c->trace, PHASE_SETUP, false);
     c->receipt.positions_planned = b->plan.context;
     if (!failed(r)) *out = c;
     else client_close(c);
@@ -192,12 +198,13 @@ Result client_open(Client **out, const Bundle *b, const ClientOptions *o)
 /* Counts what happens between a call of phase_begin and one of phase_end. */
 typedef struct PhaseMark { double seconds; Cost cost; } PhaseMark;
 
-static PhaseMark phase_begin(const Client *c)
+static PhaseMark phase_begin(const Client *c, Phase phase)
 {
+    trace_phase(c->trace, phase, true);
     return (PhaseMark){clock_seconds(), engine_cost(c->engine)};
 }
 
-static void phase_end(const Client *c, PhaseCost *p, PhaseMark from)
+static void phase_end(const Client *c, Phase phase, PhaseCost *p, PhaseMark from)
 {
     Cost now = engine_cost(c->engine);
     p->seconds += clock_seconds() - from.seconds;
@@ -205,6 +212,7 @@ static void phase_end(const Client *c, PhaseCost *p, PhaseMark from)
     p->bytes.client_to_server += now.bytes.client_to_server - from.cost.bytes.client_to_server;
     p->bytes.server_to_client += now.bytes.server_to_client - from.cost.bytes.server_to_client;
     if (c->setting == SETTING_3PC) p->bytes.third_to_server += now.bytes.third_to_server - from.cost.bytes.third_to_server;
+    trace_phase(c->trace, phase, false);
 }
 
 static Result client_lower(Client *c, const int32_t *tokens, size_t rows)
@@ -245,13 +253,13 @@ static Result client_begin(Client *c, const int32_t *tokens, size_t count, uint3
     c->receipt = (Receipt){.setup = setup.setup, .positions_planned = setup.positions_planned, .prompt_tokens = (uint32_t)count};
     secure_restart(c->net);
     plain_truncate(c->plain, c->b->plan.known);
-    PhaseMark from = phase_begin(c);
+    PhaseMark from = phase_begin(c, PHASE_PREFILL);
     GUARD(client_lower(c, tokens, count));
     GUARD(client_fail(c, client_reserve(c, &(Begin){(uint32_t)count, more, every}), false));
     c->open = true;
     c->steps_left = more;
     GUARD(client_fail(c, client_batch(c, count, logits, !every), true));
-    phase_end(c, &c->receipt.prefill, from);
+    phase_end(c, PHASE_PREFILL, &c->receipt.prefill, from);
     return OK;
 }
 
@@ -270,11 +278,11 @@ Result client_step(Client *c, int32_t token, float *logits)
     GUARD(client_alive(c));
     if (!c->open) return fail(FAIL_USE, "a step before any prompt");
     if (c->steps_left == 0) return fail(FAIL_USE, "the positions reserved for this conversation are used up");
-    PhaseMark from = phase_begin(c);
+    PhaseMark from = phase_begin(c, PHASE_DECODE);
     GUARD(client_lower(c, &token, 1));
     GUARD(client_fail(c, message_send(c->provider, MSG_STEP), false));
     GUARD(client_fail(c, client_batch(c, 1, logits, true), true));
-    phase_end(c, &c->receipt.decode, from);
+    phase_end(c, PHASE_DECODE, &c->receipt.decode, from);
     c->steps_left--;
     c->receipt.tokens++;
     return OK;

@@ -148,6 +148,7 @@ static Result third_meet(Session *s, const ClientHello *client)
         channel_timeout(s->third, HELLO_SECONDS);
         segments_live(&s->live, h.tape_seed);
         r = third_hello_send(s->third, &h);
+        trace_watch(o->trace, s->third, PARTY_THIRD);                  // from the third's go on, where its trace begins
     }
     wipe(h.tape_seed, sizeof h.tape_seed);
     GUARD(r);
@@ -300,6 +301,8 @@ static Result session_run(Provider *p, Channel *client, size_t who)
     arena_init(&s.arena, true);
     channel_name(client, "client");
     channel_shape(client, &p->o->net);
+    trace_begin(p->o->trace);
+    trace_watch(p->o->trace, client, PARTY_CLIENT);
     Result r = session_serve(&s, &frame);
     r = party_abort(r, s.computing && !failure_is_public(r), s.client, s.third);
     channel_close(s.client);

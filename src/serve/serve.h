@@ -16,6 +16,7 @@
 
 #include "model/model.h"
 #include "model/secure.h"
+#include "serve/trace.h"
 
 enum { PROTOCOL_VERSION = 1 };
 typedef enum { SETTING_PLAIN, SETTING_CLEAR, SETTING_DEALER, SETTING_3PC, SETTING_2PC } Setting;
@@ -54,6 +55,7 @@ typedef struct ProviderOptions {
     const Progress *progress;
     void (*announce)(void *ctx, uint16_t port); void *announce_ctx;
     Net net;                                   // shapes the links to clients and third; zeros: not at all. All parties alike
+    Trace *trace;                              // of the last session; may be NULL
 } ProviderOptions;
 /* A session that fails is reported through `progress`, and the next one is served. The result is that of the last. */
 CHECKED Result provider_serve(const Bundle *b, const ProviderOptions *o);
@@ -70,6 +72,7 @@ typedef struct ThirdOptions {
     const Progress *progress;
     void (*announce)(void *ctx, uint16_t port); void *announce_ctx;
     Net net;                                   // of live sessions
+    Trace *trace;
 } ThirdOptions;
 CHECKED Result third_serve(const ThirdOptions *o);
 /* A pool of `positions` positions for one conversation: the provider's and the client's parts of its making, each of which
@@ -97,6 +100,7 @@ typedef struct ClientOptions {
     Address provider, third;                   // third: 3pc
     const char *tape;                          // dealer
     Net net;
+    Trace *trace;
 } ClientOptions;
 
 typedef struct PhaseCost { double seconds; uint64_t exchanges; LinkBytes bytes; } PhaseCost;

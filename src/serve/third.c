@@ -192,6 +192,8 @@ static Result deal_run(const ThirdOptions *o, Half *client, Half *provider)
     Deal d = {.o = o, .client = client, .provider = provider};
     Buffer frame = {0};
     arena_init(&d.arena, true);
+    trace_begin(o->trace);
+    trace_watch(o->trace, provider->channel, PARTY_PROVIDER);
     Result r = deal_open(&d);
     if (!failed(r)) r = provider->hello.pool ? deal_pool(&d, &frame) : deal_live(&d, &frame);
     r = party_abort(r, false, client->channel, provider->channel);     // what T computes on says nothing

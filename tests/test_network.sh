@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# A run over a shaped LAN against the time that the virtual clock gives for it from a run at full speed: within 15 %, in both
+# settings. The machine may be busy: one attempt of six must be that near. usage: test_network.sh BUILD_DIR
+set -u
+marill=$1/marill
+models=$(cd "$(dirname "$0")/.." && pwd)/models
+[ -x "$marill" ] && [ -d "$models/base" ] || { echo "skipped (no $marill, or no embedded model)"; exit 77; }
+export TMPDIR=$(mktemp -d)
+trap 'rm -rf "$TMPDIR"' EXIT
+
+run() { timeout 100 "$marill" run --model "$models/base" --adapter "$models/translate" --max-tokens 6 --json --prompt 'German: Das ist ein Haus. English:' "$@"; }
+# seconds FILE: of the reply, in the flat part of the JSON; replayed FILE: the same over the one network
+seconds() { awk -F'[:,]' '/"decode"/ {on = 1} on && /"seconds"/ {print $2; exit}' "$1"; }
+replayed() { awk -F'[:,]' '/"decode_seconds"/ {print $2; exit}' "$1"; }
+
+bad=0
+for setting in dealer 3pc; do
+    for attempt in 1 2 3 4 5 6; do
+        run --setting $setting --net virtual:lan > "$TMPDIR/virtual" || { echo "FAILED: $setting, virtual"; exit 1; }
+        run --setting $setting --net lan > "$TMPDIR/lan" || { echo "FAILED: $setting, lan"; exit 1; }
+        real=$(seconds "$TMPDIR/lan") clock=$(replayed "$TMPDIR/virtual")
+        near=$(awk -v r="$real" -v v="$clock" 'BEGIN {print (v > 0.85 * r && v < 1.15 * r) ? 1 : 0}')
+        echo "$setting: $real s over a LAN, $clock s by the virtual clock"
+        [ "$near" = 1 ] && break
+    done
+    [ "$near" = 1 ] || { echo "FAILED: $setting"; bad=1; }
+done
+exit $bad
