@@ -399,6 +399,7 @@ static SSL *ssl_make(const Identity *me, bool server)
     ASSERT(SSL_CTX_set_ciphersuites(c, "TLS_AES_128_GCM_SHA256") && SSL_CTX_set1_groups_list(c, "X25519"));
     ASSERT(SSL_CTX_set1_sigalgs_list(c, "ed25519") && SSL_CTX_set_num_tickets(c, 0) && SSL_CTX_set_max_early_data(c, 0));
     SSL_CTX_set_options(c, SSL_OP_NO_TICKET | SSL_OP_IGNORE_UNEXPECTED_EOF);   // frames say where a session ends, not TLS
+    SSL_CTX_set_options(c, SSL_OP_CLEANSE_PLAINTEXT);                          // a record that was read does not stay: some hold seeds
     SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_mode(c, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     SSL_CTX_set_read_ahead(c, 1);                                      // one recv(2) for many records
