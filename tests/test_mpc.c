@@ -170,14 +170,14 @@ TEST(table_rows_hold_the_words_of_the_specification)
     arena_init(&a, false);
     for (size_t k = 0; k < 4; k++) {
         Table *t = table_new(specs[k], &a);
-        void *scratch = arena_new(&a, uint64_t, table_scratch(t) / 8 + 1);
+        void *scratch = arena_new(&a, uint8_t, table_scratch(t));
         for (uint64_t low = 0; low < (UINT64_C(1) << t->spec.k); low += 7) {
-            const uint8_t *column[TABLE_COLUMNS];
-            table_row(t, low, column, scratch);
-            for (unsigned j = 0; j < t->columns; j++)
+            SelectTable rows = table_select(t, low, scratch);
+            const uint8_t *row = (const uint8_t *)rows.rows + (t->rows ? low * t->row_bytes : 0);
+            for (unsigned j = 0; j < t->columns; row += t->cells * t->bytes[j++])
                 for (size_t h = 0; h < t->cells; h += 3) {
                     uint64_t w = 0;
-                    memcpy(&w, column[j] + (t->cells - h) % t->cells * t->bytes[j], t->bytes[j]);
+                    memcpy(&w, row + (t->cells - h) % t->cells * t->bytes[j], t->bytes[j]);
                     CHECK(w == ring_low(table_word(t, low, j, h), 8 * t->bytes[j]));
                 }
         }

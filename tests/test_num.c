@@ -289,36 +289,128 @@ TEST(vecmat_and_dot_fast) { need_fast(); vecmat_check(); }
 
 // ---- selection -------------------------------------------------------------------------------------------------------
 
-static uint64_t table_word(const uint8_t *row, unsigned bytes, size_t c)
+static uint64_t entry(const SelectTable *t, size_t row, unsigned j, size_t e)
 {
     uint64_t v = 0;
-    memcpy(&v, row + c * bytes, bytes);
+    size_t size = t->cells * (t->bytes[0] + (t->columns > 1 ? t->bytes[1] : 0));
+    memcpy(&v, (const uint8_t *)t->rows + row * size + (j ? t->cells * t->bytes[0] : 0) + e * t->bytes[j], t->bytes[j]);
     return v;
+}
+
+static bool bit_of(const uint8_t *bits, size_t at) { return bits[at / 8] >> at % 8 & 1; }
+
+/* One table, a vector for every `step`-th turn; kind: all words and all bits at most, no bit, random ones. */
+static void select_table(const SelectTable *t, int kind)
+{
+    size_t cells = t->cells, step = cells > 64 ? cells / 32 + 1 : 1, count = cells / step;
+    uint8_t *bits = (uint8_t *)words(count * cells / 64 + 1), *exact = copy(bits, count * cells / 8);
+    uint64_t *low = words(count), *turn = words(count), *out = words(3 * count);
+    if (kind < 2) memset(exact, kind == 0 ? 0xFF : 0, count * cells / 8);
+    for (size_t i = 0; i < count; i++) low[i] %= 3, turn[i] = i * step;
+    ring_select(&(Selection){t, exact, low, turn, {out, out + count}, out + 2 * count}, count);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t sum[2] = {0}, ones = 0;
+        for (size_t c = 0; c < cells; c++) {
+            if (!bit_of(exact + i * cells / 8, c)) continue;
+            ones++;
+            for (unsigned j = 0; j < t->columns; j++) sum[j] += entry(t, low[i], j, (c + cells - turn[i]) % cells);
+        }
+        for (unsigned j = 0; j < t->columns; j++) CHECK(ring_low(sum[j], 8 * t->bytes[j]) == out[j * count + i]);
+        CHECK(ones == out[2 * count + i]);
+    }
+    free(bits), free(exact), free(low), free(turn), free(out);
 }
 
 static void select_check(void)
 {
-    static const size_t cells_of[] = {0, 1, 2, 4, 7, 8, 16, 32, 63, 64, 65, 128, 256, 512, 1000, 4096};
-    for (size_t t = 0; t < sizeof cells_of / sizeof *cells_of; t++)
-        for (unsigned bytes = 1; bytes <= 8; bytes *= 2)
-            for (int kind = 0; kind < 4; kind++) {                 // random; all words and all bits at most; no bit; few words
-                size_t cells = cells_of[t], size = cells * bytes, packed = (cells + 7) / 8;
-                uint64_t *any = words(cells + 1);
-                uint8_t *row = copy(any, size), *bits = copy(any, packed);
-                for (size_t i = 0; i < packed; i++) bits[i] = (uint8_t)word();
-                if (kind == 1) memset(row, 0xFF, size), memset(bits, 0xFF, packed);       // beyond the cells too
-                if (kind == 2) memset(bits, 0, packed);
-                if (kind == 3) memset(row, 0x80, size);
-                uint64_t sum = 0, count = 0;
-                for (size_t c = 0; c < cells; c++)
-                    if (bits[c / 8] >> c % 8 & 1) sum += table_word(row, bytes, c), count++;
-                CHECK(sum == ring_select(row, bytes, bits, cells));
-                CHECK(count == ring_popcount(bits, cells));
-                free(any), free(row), free(bits);
-            }
+    for (size_t cells = 8; cells <= 2048; cells *= 2)
+        for (unsigned b0 = 1; b0 <= 8; b0 *= 2)
+            for (unsigned b1 = 0; b1 <= 8; b1 = b1 ? 2 * b1 : 1)
+                for (int kind = 0; kind < 3; kind++) {
+                    size_t size = 3 * cells * (b0 + b1);
+                    void *any = words(size / 8 + 1), *rows = copy(any, size);
+                    if (kind == 0) memset(rows, 0xFF, size);
+                    select_table(&(SelectTable){rows, cells, b1 ? 2 : 1, {b0, b1}}, kind);
+                    free(any), free(rows);
+                }
 }
 
-TEST(select_portable) { num_init(true); select_check(); }
-TEST(select_fast) { need_fast(); select_check(); }
+static void onehot_check(void)
+{
+    for (size_t cells = 8; cells <= 2048; cells *= 2)
+        for (int flip = 0; flip < 2; flip++) {
+            size_t count = 67, size = cells / 8;
+            uint8_t *any = (uint8_t *)words(count * size / 8 + 1), *bits = copy(any, count * size);
+            uint64_t *point = words(count), *sign = words(count);
+            for (size_t i = 0; i < count; i++) point[i] %= cells;
+            ring_onehot(bits, sign, point, count, cells, flip);
+            for (size_t i = 0; i < count; i++) {
+                uint8_t *old = any + i * size;
+                CHECK(sign[i] == (bit_of(old, point[i]) ? 1 : UINT64_MAX));
+                if (flip) old[point[i] / 8] = (uint8_t)(old[point[i] / 8] ^ 1u << point[i] % 8);
+                CHECK(!memcmp(old, bits + i * size, size));
+            }
+            free(any), free(bits), free(point), free(sign);
+        }
+}
+
+TEST(select_portable) { num_init(true); select_check(); onehot_check(); }
+TEST(select_fast) { need_fast(); select_check(); onehot_check(); }
+
+// ---- narrow words ----------------------------------------------------------------------------------------------------
+
+static uint64_t narrow_at(const uint8_t *w, size_t i, unsigned n)
+{
+    uint64_t v = 0;
+    memcpy(&v, w + i * narrow_bytes(n), narrow_bytes(n));
+    return ring_low(v, n);
+}
+
+/* Against ring_pack and ring_unpack, which have tests of their own. */
+static void narrow_packing_check(void)
+{
+    for (unsigned n = 1; n <= 32; n++)
+        for (size_t k = 0; k < LENGTHS_COUNT; k++) {
+            size_t len = LENGTHS[k], size = len * narrow_bytes(n), packed = ring_packed_size(len, n);
+            uint64_t *any = words(len + 1), *wide = words(len);
+            uint8_t *x = copy(any, size), *y = copy(any, size), *want = copy(any, packed), *got = copy(any, packed);
+            for (size_t i = 0; i < len; i++) wide[i] = narrow_at(x, i, n);
+            ring_pack(want, wide, len, n);
+            narrow_pack(got, x, len, n);
+            CHECK(!memcmp(want, got, packed));
+            narrow_unpack(y, want, len, n);
+            for (size_t i = 0; i < len; i++) {
+                uint64_t v = 0;
+                memcpy(&v, y + i * narrow_bytes(n), narrow_bytes(n));
+                CHECK(v == wide[i] && narrow_packed(want, i, n) == v);
+            }
+            free(any), free(wide), free(x), free(y), free(want), free(got);
+        }
+}
+
+static void narrow_rows_check(void)
+{
+    for (unsigned n = 1; n <= 20; n++)
+        for (size_t cells = 4; cells <= 512; cells *= 2) {
+            size_t count = 9, row = cells * narrow_bytes(n);
+            uint64_t *any = words(count * row / 8 + 8), *turn = words(count);
+            uint8_t *x = copy(any, count * row), *sum = copy(any + 3, row), *old = copy(sum, row);
+            for (size_t i = 0; i < count; i++) turn[i] = i < 2 ? i * (cells - 1) : turn[i] % cells;
+            narrow_turned(sum, x, turn, count, cells, n);
+            for (size_t d = 0; d < cells; d++) {
+                uint64_t want = narrow_at(old, d, n);
+                for (size_t i = 0; i < count; i++) want += narrow_at(x, i * cells + (turn[i] + d) % cells, n);
+                CHECK(ring_low(want, n) == narrow_at(sum, d, n));
+            }
+            turn[2] = cells + 3;                           // a point that lies in another part of its row
+            narrow_onehot(x, turn, count, cells, n);
+            for (size_t i = 0; i < count * cells; i++)
+                CHECK(ring_low((i % cells == turn[i / cells]) - narrow_at((uint8_t *)any, i, n), n) == narrow_at(x, i, n));
+            free(any), free(turn), free(x), free(sum), free(old);
+        }
+}
+
+TEST(narrow_portable) { num_init(true); narrow_packing_check(); narrow_rows_check(); }
+TEST(narrow_fast) { need_fast(); narrow_packing_check(); narrow_rows_check(); }
 
 int main(int argc, char **argv) { return test_main(argc, argv); }

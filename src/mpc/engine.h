@@ -134,11 +134,11 @@ static inline void mask_block(const Prg *prg, const Block *b, uint64_t *r, unsig
     prg_words_at(&prg[b->row], b->from * prg_word_bytes(n), r + b->i, b->len, n);
 }
 void source_skip(Prg *prg, const Layout *at, unsigned n, const uint8_t *row_n);
-/* XOR shares of one-hot bit vectors at point[i] < cells, cells a multiple of 8: bits (len * cells / 8 bytes). T and CLEAR
- * learn which party holds the one: sign[i] = 1 (C) or -1. */
-void source_onehot(Engine *e, uint8_t **c, uint8_t **s, uint64_t *sign, const uint64_t *point, const Layout *at, size_t cells);
-/* Additive shares mod 2^w of one-hot word vectors, for one row: (len, cells). */
-void source_onehot_words(Engine *e, size_t row, uint64_t *c, uint64_t *s, const uint64_t *point, size_t len, size_t cells, unsigned w);
+/* T's words of a row. S: the next ones, in the feed's own memory where it offers that, else in `room`; zeros after a failure: nothing
+ * computed from them is ever sent. T: writes them. */
+const uint8_t *feed_words(Engine *e, size_t row, uint8_t *room, size_t len);
+void feed_write(Engine *e, size_t row, const void *data, size_t len);
+uint8_t *feed_room(Engine *e, size_t len);                    // for packed words, until the next call
 
 // ---- product.c, lookup.c ---------------------------------------------------------------------------------------------
 

@@ -4,12 +4,20 @@
  * known to T. T deals a one-hot bit vector at h_r; each party adds up the words of table row l^ that its bits select, which
  * makes shares of u = s psi[l^][h], s = +-1 known to T alone. The columns u are opened, and the result is the factor
  * sum_j (s phi_j) u_j, phi_j a function of p. The sign is shared for free by the difference of the popcounts; that share is
- * not uniform, so it is used only in sums that contain the dealt word kappa. */
-#include "mpc/engine.h"
+ * not uniform, so it is used only in sums that contain the dealt word kappa.
+ *
+ * All of that is done block by block of elements (onehot.h): the parts of the index, the bits and the sums of a block are in
+ * the first cache together, and only what the next exchange needs is written out. */
+#include "mpc/onehot.h"
 #include "mpc/table.h"
 
-/* h^ and l^ (C, S, CLEAR); h_r and p (T, CLEAR). */
-typedef struct Cut { uint64_t *hi, *lo, *point, *p; } Cut;
+/* How an index is split; with a maximum, its cells count from the one of its group. */
+typedef struct Cut {
+    const Opened *index;
+    unsigned t, k;
+    const Opened *max;                         // one a group, or NULL
+    const Layout *groups;                      // a row's elements are those of its groups, all of one length
+} Cut;
 
 typedef struct Column {
     Opened *u;
@@ -21,140 +29,190 @@ typedef struct Column {
 struct Looked {
     const Layout *at;
     unsigned f, count;
-    Column column[TABLE_COLUMNS];
+    Column column[SELECT_COLUMNS];
     uint64_t *sign;                            // T, CLEAR
     Share pop;                                 // shares of the sign
     uint64_t *value;                           // CLEAR
 };
 
-static Cut index_cut(Engine *e, const Opened *o, unsigned t, unsigned k)
-{
-    size_t len = layout_len(o->at);
-    Cut x = {words_if(e, o->p != NULL, len), words_if(e, o->p != NULL, len), words_if(e, e->third, len), words_if(e, e->third, len)};
-    for (size_t i = 0; x.hi && i < len; i++) x.hi[i] = ring_low(o->p[i], t) >> k, x.lo[i] = ring_low(o->p[i], k);
-    for (size_t i = 0; x.point && i < len; i++) {
-        uint64_t r = ring_low(opened_mask(o, i), t);
-        x.point[i] = r >> k, x.p[i] = ring_low(r, k);
-    }
-    return x;
-}
-
 // ---- select ----------------------------------------------------------------------------------------------------------
 
+enum { WIRES = 3 };                            // constant, slope, and the indicator of the cells below the border
+
 typedef struct SelectJob {
+    const Engine *e;
     const Table *t;
     const Cut *cut;
-    const uint8_t *bits;
-    uint64_t *out[TABLE_COLUMNS];
-    bool negate;
-    uint8_t *scratch;                          // of wide tables, whose rows are made here
+    uint64_t *sum[WIRES], *ones;               // C, S, CLEAR; ones may be NULL
+    uint64_t *sign, *phi;                      // T, CLEAR: s, and s times the low part
+    uint64_t *word[WIRES], *value, *below;     // CLEAR: s times the words; the looked up values
 } SelectJob;
 
-static void select_range(void *ctx, size_t begin, size_t end)
+typedef struct Scratch {
+    _Alignas(64) uint64_t hi[BULK_MOST], lo[BULK_MOST], point[BULK_MOST], p[BULK_MOST];
+    _Alignas(64) uint8_t bits[];               // of a block; then a row of a wide table
+} Scratch;
+
+/* The bits of a block, up to where a row of a wide table may begin. */
+static size_t bits_room(size_t cells) { return (bulk_bytes(cells / 8) + 63) / 64 * 64; }
+
+/* In place of a cell: itself less the cell of its group's maximum, which is public (up: half the range) or T's mask. */
+static void below_max(const Cut *x, const Bulk *b, uint64_t *cell, bool secret)
 {
-    const SelectJob *j = ctx;
-    const Table *t = j->t;
-    for (size_t i = begin; i < end; i++) {
-        const uint8_t *column[TABLE_COLUMNS];
-        size_t from = (t->cells - (size_t)j->cut->hi[i]) % t->cells;
-        table_row(t, j->cut->lo[i], column, j->scratch);
-        for (unsigned k = 0; k < t->columns; k++) {
-            uint64_t u = ring_select(column[k] + from * t->bytes[k], t->bytes[k], j->bits + i * (t->cells / 8), t->cells);
-            j->out[k][i] = j->negate ? 0 - u : u;
-        }
+    const Layout *at = x->index->at;
+    size_t g = x->groups->begin[b->row], len = (at->begin[b->row + 1] - at->begin[b->row]) / (x->groups->begin[b->row + 1] - g);
+    size_t first = b->from - at->begin[b->row], head = first / len, end = (head + 1) * len;
+    unsigned H = x->t - x->k;
+    for (size_t i = 0; i < b->count; head++, end += len) {
+        uint64_t less = secret ? opened_mask(x->max, g + head) : x->max->p[g + head] - (UINT64_C(1) << (H - 1));
+        for (; i < b->count && first + i < end; i++) cell[i] = ring_low(cell[i] - less, H);
     }
 }
 
-/* CLEAR: the table's word at the cell that the index lies in. */
-static uint64_t cell_word(const Table *t, const Cut *x, size_t i, unsigned column)
+/* h^ and l^ (C, S, CLEAR). */
+static void cut_public(const Cut *x, const Bulk *b, uint64_t *hi, uint64_t *lo)
 {
-    return table_word(t, x->lo[i], column, (size_t)(x->hi[i] - x->point[i]) & (t->cells - 1));
+    const uint64_t *p = x->index->p + b->from;
+    for (size_t i = 0; i < b->count; i++) hi[i] = ring_low(p[i], x->t) >> x->k, lo[i] = ring_low(p[i], x->k);
+    if (x->max) below_max(x, b, hi, false);
+}
+
+/* h_r and p (T, CLEAR). */
+static void cut_secret(const Cut *x, const Bulk *b, uint64_t *point, uint64_t *p)
+{
+    for (size_t i = 0; i < b->count; i++) {
+        uint64_t r = ring_low(opened_mask(x->index, b->from + i), x->t);
+        point[i] = r >> x->k, p[i] = ring_low(r, x->k);
+    }
+    if (x->max) below_max(x, b, point, true);
+}
+
+/* How many of the bits are those of cells below the border: these are h^, h^ - 1, .. */
+static uint64_t border_count(const uint8_t *bits, uint64_t hi, unsigned border, size_t cells)
+{
+    uint64_t n = 0;
+    for (size_t h = 0; h < border; h++) {
+        size_t c = (size_t)(hi - h) & (cells - 1);
+        n += bits[c / 8] >> c % 8 & 1;
+    }
+    return n;
+}
+
+static void sums_add_up(const SelectJob *j, const Bulk *b, const uint8_t *bits, Scratch *x)
+{
+    const Table *t = j->t;
+    Selection s = {.bits = bits, .low = x->lo, .turn = x->hi, .ones = j->ones ? j->ones + b->from : NULL};
+    for (unsigned k = 0; k < t->columns; k++) s.sum[k] = j->sum[k] + b->from;
+    if (t->rows) {
+        SelectTable rows = table_select(t, 0, NULL);
+        s.table = &rows;
+        ring_select(&s, b->count);
+    } else for (size_t i = 0; i < b->count; i++) {             // a row for each
+        SelectTable row = table_select(t, x->lo[i], x->bits + bits_room(t->cells));
+        Selection one = {.table = &row, .bits = bits + i * (t->cells / 8), .low = (const uint64_t[1]){0}, .turn = x->hi + i};
+        for (unsigned k = 0; k < t->columns; k++) one.sum[k] = s.sum[k] + i;
+        one.ones = s.ones ? s.ones + i : NULL;
+        ring_select(&one, 1);
+    }
+    for (size_t i = 0; j->sum[2] && i < b->count; i++)
+        j->sum[2][b->from + i] = border_count(bits + i * (t->cells / 8), x->hi[i], t->spec.border, t->cells);
+}
+
+/* CLEAR: the words at the cells that the indices lie in, and what comes of them. */
+static void values_look_up(const SelectJob *j, const Bulk *b, const Scratch *x, const uint64_t *low)
+{
+    const Table *t = j->t;
+    const LookupSpec *s = &t->spec;
+    for (size_t i = 0; i < b->count; i++) {
+        size_t at = b->from + i, cell = (size_t)(x->hi[i] - x->point[i]) & (t->cells - 1);
+        uint64_t u0 = table_word(t, x->lo[i], 0, cell), u1 = t->columns > 1 ? table_word(t, x->lo[i], 1, cell) : 0;
+        uint64_t below = j->below ? table_word(t, x->lo[i], 2, cell) : 0;
+        j->word[0][at] = j->sign[at] * u0;
+        if (t->columns > 1) j->word[1][at] = j->sign[at] * u1;
+        if (j->below) j->word[2][at] = j->sign[at] * below, j->below[at] = below;
+        j->value[at] = s->fn == FN_EXP ? u0 * low[i] : (u0 << (s->f1 + s->fp - s->f0)) + u1 * low[i];
+    }
+}
+
+static void select_block(void *ctx, const Bulk *b)
+{
+    const SelectJob *j = ctx;
+    const Engine *e = j->e;
+    Scratch *x = b->scratch;
+    size_t cells = j->t->cells;
+    uint8_t *bits = b->dealt ? b->dealt : x->bits;             // C's half: at S the other, which T makes of it
+    if (b->prg) prg_bytes(b->prg, bits, b->count * (cells / 8));
+    if (!e->third || e->clear) {
+        cut_public(j->cut, b, x->hi, x->lo);
+        sums_add_up(j, b, bits, x);
+    }
+    if (e->third) {
+        cut_secret(j->cut, b, x->point, x->p);
+        ring_onehot(bits, j->sign + b->from, x->point, b->count, cells, !e->clear);
+        table_low(j->t, x->p, x->p, b->count);
+        ring_mul(j->phi + b->from, x->p, j->sign + b->from, b->count);
+    }
+    if (e->clear) values_look_up(j, b, x, x->p);
+    for (unsigned k = 0; e->server && k < WIRES; k++)
+        for (size_t i = 0; j->sum[k] && i < b->count; i++) j->sum[k][b->from + i] = 0 - j->sum[k][b->from + i];
+    for (size_t i = 0; e->server && j->ones && i < b->count; i++) j->ones[b->from + i] = 0 - j->ones[b->from + i];
+}
+
+static void select_run(Engine *e, const Layout *at, SelectJob *j)
+{
+    size_t bytes = j->t->cells / 8;
+    BulkRow *row = arena_new(&e->step, BulkRow, at->rows);
+    for (size_t r = 0; r < at->rows; r++) row[r] = (BulkRow){bytes, bytes, 1};
+    source_bulk(e, at, &(BulkJob){row, select_block, j, sizeof(Scratch) + bits_room(j->t->cells) + table_scratch(j->t)});
 }
 
 /* Shares of every column, opened. */
-static void columns_open(Engine *e, const Looked *l, const Table *t, const Cut *x, const uint8_t *ec, const uint8_t *es, Opened *out[TABLE_COLUMNS])
+static void columns_open(Engine *e, const Layout *at, SelectJob *j, Opened *out[WIRES], unsigned count)
 {
-    size_t len = layout_len(l->at);
-    Wire u[TABLE_COLUMNS];
-    SelectJob job = {.t = t, .cut = x, .bits = e->server ? es : ec, .negate = e->server};
-    for (unsigned k = 0; k < t->columns; k++) {
-        u[k] = wire_new(e, l->at, column_width(t, k), 0);
-        job.out[k] = e->server ? u[k].s.word : u[k].c.word;
+    size_t len = layout_len(at);
+    Wire u[WIRES];
+    for (unsigned k = 0; k < count; k++) {
+        unsigned column = k < j->t->columns ? k : 2;
+        u[k] = wire_new(e, at, column_width(j->t, column), 0);
+        j->sum[column] = e->server ? u[k].s.word : u[k].c.word;
+        j->word[column] = words_if(e, e->clear, len);
     }
-    if (job.out[0] && t->rows) parallel_for(len, 64, select_range, &job);
-    else if (job.out[0]) {
-        job.scratch = arena_new(&e->step, uint8_t, table_scratch(t));
-        select_range(&job, 0, len);
-    }
-    uint64_t *value = words_if(e, e->clear, len);
-    for (unsigned k = 0; k < t->columns; k++) {
-        for (size_t i = 0; value && i < len; i++) value[i] = l->sign[i] * cell_word(t, x, i, k);
-        if (value) wire_settle(e, &u[k], value);
+    select_run(e, at, j);
+    for (unsigned k = 0; k < count; k++) {
+        if (e->clear) wire_settle(e, &u[k], j->word[k < j->t->columns ? k : 2]);
         out[k] = wire_open(e, u[k]);
     }
 }
 
-static void sign_share(Engine *e, Looked *l, const uint8_t *ec, const uint8_t *es, size_t cells)
-{
-    size_t len = layout_len(l->at);
-    l->pop.word = words_if(e, e->client || e->server, len);
-    for (size_t i = 0; l->pop.word && i < len; i++)
-        l->pop.word[i] = e->client ? ring_popcount(ec + i * (cells / 8), cells) : 0 - ring_popcount(es + i * (cells / 8), cells);
-}
-
-/* What the low part p contributes at T: exp(-p), or the line's coordinate. */
-static uint64_t low_part(const Table *t, uint64_t p) { return t->spec.fn == FN_EXP ? table_low_exp(t, p) : table_low_line(t, p); }
-
-static uint64_t *secret_times_sign(Engine *e, const Looked *l, const Table *t, const Cut *x)
-{
-    size_t len = layout_len(l->at);
-    uint64_t *mu = words_if(e, e->third, len);
-    for (size_t i = 0; mu && i < len; i++) mu[i] = l->sign[i] * low_part(t, x->p[i]);
-    return mu;
-}
-
-static uint64_t *looked_value(Engine *e, const Looked *l, const Table *t, const Cut *x)
-{
-    size_t len = layout_len(l->at);
-    uint64_t *v = words_if(e, e->clear, len);
-    for (size_t i = 0; v && i < len; i++) {
-        v[i] = cell_word(t, x, i, 0);
-        if (t->spec.fn == FN_EXP) v[i] *= low_part(t, x->p[i]);
-        else v[i] = (v[i] << (t->spec.f1 + t->spec.fp - t->spec.f0)) + cell_word(t, x, i, 1) * low_part(t, x->p[i]);
-    }
-    return v;
-}
-
 /* indicator: where the table has a border, the third column, as a lookup of its own on the same bits. */
-static Looked *looked_new(Engine *e, const Layout *at, const Table *t, const Cut *x, Looked **indicator)
+static Looked *looked_new(Engine *e, const Table *t, const Cut *x, Looked **indicator)
 {
     const LookupSpec *s = &t->spec;
-    Looked *l = arena_new(&e->step, Looked, 1);
+    const Layout *at = x->index->at;
     size_t len = layout_len(at);
-    uint8_t *ec, *es;
+    Looked *l = arena_new(&e->step, Looked, 1);
+    ASSERT((indicator != NULL) == (s->border != 0) && (!indicator || s->fn != FN_EXP));
     l->at = at;
     l->sign = words_if(e, e->third, len);
-    source_onehot(e, &ec, &es, l->sign, x->point, at, t->cells);
-    sign_share(e, l, ec, es, t->cells);
-    uint64_t *phi = secret_times_sign(e, l, t, x);
-    Opened *u[TABLE_COLUMNS];
-    columns_open(e, l, t, x, ec, es, u);
+    l->value = words_if(e, e->clear, len);
+    l->pop.word = words_if(e, (e->client || e->server) && s->fn != FN_EXP, len);
+    SelectJob job = {.e = e, .t = t, .cut = x, .ones = l->pop.word, .sign = l->sign, .phi = words_if(e, e->third, len), .value = l->value,
+                     .below = words_if(e, e->clear && indicator, len)};
+    Opened *u[WIRES];
+    columns_open(e, at, &job, u, t->columns + (indicator != NULL));
     if (s->fn == FN_EXP) {
         l->f = s->f0 + 14, l->count = 1;
-        l->column[0] = (Column){u[0], 0, phi, false};
+        l->column[0] = (Column){u[0], 0, job.phi, false};
     } else {
         ASSERT(s->f1 + s->fp >= s->f0);
         l->f = s->f1 + s->fp, l->count = 2;
         l->column[0] = (Column){u[0], s->f1 + s->fp - s->f0, l->sign, true};
-        l->column[1] = (Column){u[1], 0, phi, false};
+        l->column[1] = (Column){u[1], 0, job.phi, false};
     }
-    l->value = looked_value(e, l, t, x);
-    ASSERT((indicator != NULL) == (s->border != 0));
     if (indicator) {
         Looked *n = *indicator = arena_new(&e->step, Looked, 1);
-        *n = (Looked){.at = at, .count = 1, .sign = l->sign, .pop = l->pop, .value = words_if(e, e->clear, len)};
+        *n = (Looked){.at = at, .count = 1, .sign = l->sign, .pop = l->pop, .value = job.below};
         n->column[0] = (Column){u[2], 0, l->sign, true};
-        for (size_t i = 0; n->value && i < len; i++) n->value[i] = cell_word(t, x, i, 2);
     }
     return l;
 }
@@ -162,25 +220,14 @@ static Looked *looked_new(Engine *e, const Layout *at, const Table *t, const Cut
 Looked *lookup_select(Engine *e, const Opened *index, const Table *t)
 {
     ASSERT(index->n == t->spec.t && !index->row_n);
-    Cut x = index_cut(e, index, t->spec.t, t->spec.k);
-    return looked_new(e, index->at, t, &x, NULL);
+    return looked_new(e, t, &(Cut){.index = index, .t = t->spec.t, .k = t->spec.k}, NULL);
 }
 
 Looked *lookup_select_below(Engine *e, const Opened *index, const Table *t, const Opened *max, const Layout *groups)
 {
     unsigned H = t->spec.t - t->spec.k;
     ASSERT(index->n == t->spec.t && max->n == H && layout_len(max->at) == layout_len(groups));
-    Cut x = index_cut(e, index, t->spec.t, t->spec.k);
-    for (size_t r = 0; r < index->at->rows; r++) {
-        size_t heads = groups->begin[r + 1] - groups->begin[r], len = (index->at->begin[r + 1] - index->at->begin[r]) / heads;
-        for (size_t h = 0; h < heads; h++)
-            for (size_t j = 0; j < len; j++) {
-                size_t i = index->at->begin[r] + h * len + j, g = groups->begin[r] + h;
-                if (x.hi) x.hi[i] = ring_low(x.hi[i] - max->p[g] + (t->cells >> 1), H);
-                if (x.point) x.point[i] = ring_low(x.point[i] - opened_mask(max, g), H);
-            }
-    }
-    return looked_new(e, index->at, t, &x, NULL);
+    return looked_new(e, t, &(Cut){index, t->spec.t, t->spec.k, max, groups}, NULL);
 }
 
 // ---- the factor ------------------------------------------------------------------------------------------------------
@@ -224,9 +271,8 @@ Looked2 *lookup2_select(Engine *e, const Opened *index, const Table *coarse, con
     const LookupSpec *c = &coarse->spec, *f = &fine->spec;
     ASSERT(index->n == c->t && c->border && f->t <= c->t && (UINT64_C(1) << f->t) == (uint64_t)c->border << c->k);
     Looked2 *l = arena_new(&e->step, Looked2, 1);
-    Cut x = index_cut(e, index, c->t, c->k), y = index_cut(e, index, f->t, f->k);
-    l->high = looked_new(e, index->at, coarse, &x, &l->indicator);
-    l->low = looked_new(e, index->at, fine, &y, NULL);
+    l->high = looked_new(e, coarse, &(Cut){.index = index, .t = c->t, .k = c->k}, &l->indicator);
+    l->low = looked_new(e, fine, &(Cut){.index = index, .t = f->t, .k = f->k}, NULL);
     return l;
 }
 

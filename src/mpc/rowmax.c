@@ -2,11 +2,16 @@
  *
  * T deals, for every index, an arithmetic one-hot word vector at its h_r; turned by the public h^ and added up they are a
  * histogram of the row's cells, its suffix sums count how many lie in cell b or above, and the maximum is the number of b
- * with a count above zero. A count z is opened as z^ = z + r, and [z = 0] is entry z^ of a one-hot at r: one dealt word. */
-#include "mpc/engine.h"
+ * with a count above zero. A count z is opened as z^ = z + r, and [z = 0] is entry z^ of a one-hot at r: one dealt word.
+ *
+ * Words of up to 8 bits are handled in bytes, wider ones in 16 bits, some rows of the first cache at a time. Of the zero tests'
+ * vectors C expands, and S reads, the one word that the public count asks for. */
+#include "mpc/onehot.h"
+
+enum { PART = 4096 };                          // words of the zero tests that T makes at a time
 
 struct RowMax {
-    const Layout *groups, *at, *index_at;      // at: (groups * (cells - 1)) a row
+    const Layout *groups, *at;                 // at: (groups * (cells - 1)) a row
     const size_t *group_len;
     unsigned H;
     uint8_t *row_n;
@@ -20,12 +25,31 @@ static unsigned bit_length(size_t v)
     return n < 2 ? 2 : n;
 }
 
-/* z[b - 1] += e[(h^ + cells/2 - b) mod cells], b = 1.., then suffix sums: one group. */
-static void suffix_counts(uint64_t *z, const uint64_t *onehot, const uint64_t *hi, size_t len, size_t cells)
+// ---- counts ----------------------------------------------------------------------------------------------------------
+
+typedef struct CountJob {
+    const Engine *e;
+    const RowMax *m;
+    const Opened *index;
+    unsigned k;
+    uint64_t *zc, *zs;                         // (groups, cells - 1): the counts' shares
+    size_t words;                              // bytes of a block's words, at most
+} CountJob;
+
+typedef struct CountScratch {
+    uint64_t hi[BULK_MOST], point[BULK_MOST];
+    _Alignas(64) uint8_t bytes[];              // words; then the sum of the group that a task is in the middle of
+} CountScratch;
+
+/* z[b - 1] = sum of e[(h^ + cells/2 - b) mod cells], b = 1.., then suffix sums. */
+static void suffix_counts(uint64_t *z, const void *sum, size_t cells, unsigned w)
 {
-    for (size_t j = 0; j < len; j++, onehot += cells)
-        for (size_t b = 1; b < cells; b++) z[b - 1] += onehot[(hi[j] + cells / 2 - b) & (cells - 1)];
-    for (size_t b = cells - 1; b-- > 1;) z[b - 1] += z[b];
+    for (size_t b = cells - 1; b >= 1; b--) {
+        size_t d = (cells / 2 - b) & (cells - 1);
+        uint64_t v = 0;
+        memcpy(&v, (const uint8_t *)sum + d * narrow_bytes(w), narrow_bytes(w));
+        z[b - 1] = v + (b < cells - 1 ? z[b] : 0);
+    }
 }
 
 /* CLEAR: the counts themselves. */
@@ -37,22 +61,58 @@ static void true_counts(uint64_t *z, const uint64_t *hi, const uint64_t *point, 
     }
 }
 
-static void count_group(Engine *e, size_t row, unsigned w, const Opened *index, unsigned k, size_t from, size_t len, size_t cells, uint64_t *zc, uint64_t *zs)
+/* Elements [i, i + len) of a block, the next ones of group g. */
+static void group_count(const CountJob *j, const Bulk *b, CountScratch *x, size_t i, size_t len, size_t g, bool first, bool last)
 {
-    ArenaMark mark = arena_mark(&e->step);
-    unsigned t = index->n;
-    uint64_t *point = words_if(e, e->third, len), *hi = words_if(e, index->p != NULL, len);
-    uint64_t *c = words_if(e, e->client_prg != NULL, len * cells), *s = words_if(e, e->server || e->role == ROLE_THIRD, len * cells);
-    for (size_t j = 0; point && j < len; j++) point[j] = ring_low(opened_mask(index, from + j), t) >> k;
-    for (size_t j = 0; hi && j < len; j++) hi[j] = ring_low(index->p[from + j], t) >> k;
-    source_onehot_words(e, row, c, s, point, len, cells, w);
-    if (e->client) suffix_counts(zc, c, hi, len, cells);
-    if (e->server) suffix_counts(zs, s, hi, len, cells);
-    if (e->clear) {
-        true_counts(zs, hi, point, len, cells);
-        ring_sub_from(zs, zc, cells - 1);
+    const RowMax *m = j->m;
+    unsigned w = m->row_n[b->row];
+    size_t cells = (size_t)1 << m->H, bytes = narrow_bytes(w), z = m->at->begin[b->row] + (g - m->groups->begin[b->row]) * (cells - 1);
+    uint8_t *sum = x->bytes + j->words;
+    if (first) memset(sum, 0, cells * bytes);
+    narrow_turned(sum, x->bytes + i * cells * bytes, x->hi + i, len, cells, w);
+    if (j->e->clear) true_counts(j->zs + z, x->hi + i, x->point + i, len, cells);
+    if (!last) return;
+    suffix_counts((j->e->server ? j->zs : j->zc) + z, sum, cells, w);
+    if (j->e->clear) ring_sub_from(j->zs + z, j->zc + z, cells - 1);
+}
+
+static void count_block(void *ctx, const Bulk *b)
+{
+    const CountJob *j = ctx;
+    const RowMax *m = j->m;
+    const Engine *e = j->e;
+    CountScratch *x = b->scratch;
+    unsigned w = m->row_n[b->row], t = j->index->n;
+    size_t words = b->count << m->H, begin = j->index->at->begin[b->row];
+    if (b->prg) prg_bytes(b->prg, x->bytes, words * narrow_bytes(w));
+    if (e->server) narrow_unpack(x->bytes, b->dealt, words, w);
+    for (size_t i = 0; e->third && i < b->count; i++) x->point[i] = ring_low(opened_mask(j->index, b->from + i), t) >> j->k;
+    if (e->role == ROLE_THIRD) {
+        narrow_onehot(x->bytes, x->point, b->count, (size_t)1 << m->H, w);
+        narrow_pack(b->dealt, x->bytes, words, w);
+        return;
     }
-    arena_rollback(&e->step, mark);
+    for (size_t i = 0; i < b->count; i++) x->hi[i] = ring_low(j->index->p[b->from + i], t) >> j->k;
+    size_t each = m->group_len[m->groups->begin[b->row]];
+    for (size_t i = 0, len; i < b->count; i += len) {
+        size_t group = (b->from + i - begin) / each, at = (b->from + i - begin) % each;
+        len = each - at < b->count - i ? each - at : b->count - i;
+        group_count(j, b, x, i, len, m->groups->begin[b->row] + group, at == 0, at + len == each);
+    }
+}
+
+static void counts_run(Engine *e, CountJob *j)
+{
+    const RowMax *m = j->m;
+    size_t cells = (size_t)1 << m->H, most = 0;
+    BulkRow *row = arena_new(&e->step, BulkRow, m->groups->rows);
+    for (size_t r = 0; r < m->groups->rows; r++) {
+        unsigned w = m->row_n[r];
+        row[r] = (BulkRow){cells * narrow_bytes(w), cells / 8 * w, m->group_len[m->groups->begin[r]]};
+        if (row[r].stream > most) most = row[r].stream;
+    }
+    j->words = bulk_bytes(most);
+    source_bulk(e, j->index->at, &(BulkJob){row, count_block, j, sizeof(CountScratch) + j->words + most});
 }
 
 RowMax *rowmax_count(Engine *e, const Opened *index, unsigned k, const Layout *groups, const size_t *group_len)
@@ -61,55 +121,92 @@ RowMax *rowmax_count(Engine *e, const Opened *index, unsigned k, const Layout *g
     unsigned H = index->n - k;
     size_t cells = (size_t)1 << H, rows = groups->rows;
     ASSERT(H >= 3 && H <= 16);
-    *m = (RowMax){.groups = groups, .group_len = group_len, .H = H, .row_n = arena_new(&e->step, uint8_t, rows), .index_at = index->at};
+    *m = (RowMax){.groups = groups, .group_len = group_len, .H = H, .row_n = arena_new(&e->step, uint8_t, rows)};
     size_t *columns = arena_new(&e->step, size_t, rows);
-    for (size_t r = 0; r < rows; r++) columns[r] = (groups->begin[r + 1] - groups->begin[r]) * (cells - 1);
+    for (size_t r = 0; r < rows; r++) {
+        size_t count = groups->begin[r + 1] - groups->begin[r], each = group_len[groups->begin[r]];
+        columns[r] = count * (cells - 1);
+        m->row_n[r] = (uint8_t)bit_length(each);
+        ASSERT(m->row_n[r] <= 32 && index->at->begin[r + 1] - index->at->begin[r] == count * each);
+        for (size_t g = groups->begin[r]; g < groups->begin[r + 1]; g++) ASSERT(group_len[g] == each);
+    }
     m->at = layout_ragged(e, columns);
     Wire z = wire_new(e, m->at, 64, 0);
-    for (size_t r = 0; r < rows; r++) {
-        size_t from = index->at->begin[r], g0 = groups->begin[r];
-        m->row_n[r] = (uint8_t)bit_length(group_len[g0]);
-        for (size_t g = g0; g < groups->begin[r + 1]; from += group_len[g++]) {
-            ASSERT(group_len[g] == group_len[g0]);
-            size_t at = m->at->begin[r] + (g - g0) * (cells - 1);
-            count_group(e, r, m->row_n[r], index, k, from, group_len[g], cells, z.c.word ? z.c.word + at : NULL, z.s.word ? z.s.word + at : NULL);
-        }
-    }
+    counts_run(e, &(CountJob){.e = e, .m = m, .index = index, .k = k, .zc = z.c.word, .zs = z.s.word});
     m->counts = wire_open_rows(e, z, m->row_n);
     return m;
 }
 
-/* The words of one group's zero tests; how many counts are zero, as a share. */
-static void zero_tests(Engine *e, const RowMax *m, size_t row, size_t at, uint64_t *c_sum, uint64_t *s_sum)
+// ---- zero tests ------------------------------------------------------------------------------------------------------
+
+typedef struct TestJob { const Engine *e; const RowMax *m; Wire top; } TestJob;
+
+/* T: the words of a group's tests, `cells` each, in parts: of one vector, or of several whole ones. */
+static void tests_deal(const TestJob *j, const Bulk *b, size_t at, uint8_t *dealt, unsigned w)
 {
-    ArenaMark mark = arena_mark(&e->step);
-    unsigned w = m->row_n[row];
-    size_t tests = ((size_t)1 << m->H) - 1, cells = (size_t)1 << w;
-    const Opened *z = m->counts;
-    uint64_t *c = words_if(e, e->client_prg != NULL, tests * cells), *s = words_if(e, e->server || e->role == ROLE_THIRD, tests * cells);
-    uint64_t *point = words_if(e, e->third, tests);
-    for (size_t b = 0; point && b < tests; b++) point[b] = ring_low(z->rc.word[at + b] + z->rs.word[at + b], w);
-    source_onehot_words(e, row, c, s, point, tests, cells, m->H);
-    for (size_t b = 0; z->p && b < tests; b++) {
-        size_t entry = b * cells + (size_t)ring_low(z->p[at + b], w);
-        if (e->client) *c_sum += c[entry];
-        if (e->server) *s_sum += s[entry];
-        if (e->clear) *s_sum += ring_low(z->p[at + b] - point[b], w) == 0;   // the true number of zeros
+    const Opened *z = j->m->counts;
+    unsigned H = j->m->H;
+    size_t cells = (size_t)1 << w, words = (((size_t)1 << H) - 1) << w, each = cells < PART ? cells : PART;
+    uint64_t *point = b->scratch;              // (PART / 4), a vector having at least 4 words
+    uint8_t *part = (uint8_t *)b->scratch + PART / 4 * sizeof *point;
+    for (size_t i = 0; i < words; i += PART) {
+        size_t count = words - i < PART ? words - i : PART;
+        for (size_t v = 0; v < count / each; v++) {
+            size_t first = i + v * each;
+            point[v] = ring_low(z->rc.word[at + (first >> w)] + z->rs.word[at + (first >> w)], w) - (first & (cells - 1));
+        }
+        prg_bytes(b->prg, part, count * narrow_bytes(H));
+        narrow_onehot(part, point, count / each, each, H);
+        narrow_pack(dealt + i / 8 * H, part, count, H);
     }
-    arena_rollback(&e->step, mark);
+}
+
+/* How many counts of a group are zero, as a share: a word of each test. prg: where its first test's words begin. */
+static uint64_t tests_take(const TestJob *j, const Prg *prg, uint64_t skip, const uint8_t *dealt, size_t at, unsigned w)
+{
+    uint64_t sum = 0, word;
+    unsigned H = j->m->H;
+    for (size_t b = 0; b + 1 < (size_t)1 << H; b++) {
+        size_t entry = (b << w) + (size_t)ring_low(j->m->counts->p[at + b], w);
+        if (prg) prg_words_at(prg, skip + entry * narrow_bytes(H), &word, 1, H);
+        else word = narrow_packed(dealt, entry, H);
+        sum += word;
+    }
+    return sum;
+}
+
+static uint64_t true_zeros(const Opened *z, size_t at, size_t tests, unsigned w)
+{
+    uint64_t zeros = 0;
+    for (size_t b = at; b < at + tests; b++) zeros += ring_low(z->p[b] - z->rc.word[b] - z->rs.word[b], w) == 0;
+    return zeros;
+}
+
+static void test_block(void *ctx, const Bulk *b)
+{
+    const TestJob *j = ctx;
+    const RowMax *m = j->m;
+    const Engine *e = j->e;
+    unsigned w = m->row_n[b->row];
+    size_t tests = ((size_t)1 << m->H) - 1, stream = (tests << w) * narrow_bytes(m->H), dealt = ring_packed_size(tests << w, m->H);
+    for (size_t i = 0; i < b->count; i++) {
+        size_t g = b->from + i, at = m->at->begin[b->row] + (g - m->groups->begin[b->row]) * tests;
+        if (e->role == ROLE_THIRD) tests_deal(j, b, at, b->dealt + i * dealt, w);
+        if (e->client) j->top.c.word[g] = tests - tests_take(j, b->prg, i * stream, NULL, at, w);
+        if (e->server) j->top.s.word[g] = 0 - tests_take(j, NULL, 0, b->dealt + i * dealt, at, w);
+        if (e->clear) j->top.s.word[g] = tests - true_zeros(m->counts, at, tests, w) - j->top.c.word[g];
+    }
 }
 
 Wire rowmax_take(Engine *e, RowMax *m)
 {
-    size_t cells = (size_t)1 << m->H;
-    Wire w = wire_new(e, m->groups, m->H, 0);
-    for (size_t r = 0; r < m->groups->rows; r++)
-        for (size_t g = m->groups->begin[r]; g < m->groups->begin[r + 1]; g++) {
-            uint64_t c = 0, s = 0;
-            zero_tests(e, m, r, m->at->begin[r] + (g - m->groups->begin[r]) * (cells - 1), &c, &s);
-            if (w.c.word) w.c.word[g] = cells - 1 - c;
-            if (e->server) w.s.word[g] = 0 - s;
-            if (e->clear) w.s.word[g] = cells - 1 - s - w.c.word[g];
-        }
-    return w;
+    TestJob j = {e, m, wire_new(e, m->groups, m->H, 0)};
+    size_t tests = ((size_t)1 << m->H) - 1;
+    BulkRow *row = arena_new(&e->step, BulkRow, m->groups->rows);
+    for (size_t r = 0; r < m->groups->rows; r++) {
+        size_t words = tests << m->row_n[r];
+        row[r] = (BulkRow){words * narrow_bytes(m->H), ring_packed_size(words, m->H), 1};
+    }
+    source_bulk(e, m->groups, &(BulkJob){row, test_block, &j, PART / 4 * sizeof(uint64_t) + PART * sizeof(uint32_t)});
+    return j.top;
 }

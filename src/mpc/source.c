@@ -29,14 +29,13 @@ void source_mask_server(Engine *e, Share *rs, const Layout *at, unsigned n) { ma
 
 // ---- words of T ------------------------------------------------------------------------------------------------------
 
-static void feed_write(Engine *e, size_t row, const void *data, size_t len)
+void feed_write(Engine *e, size_t row, const void *data, size_t len)
 {
     if (e->failure != FAIL_NONE || len == 0) return;
     Result r = e->feed->write(e->feed, row, data, len);
     if (failed(r)) engine_fail(e, r);
 }
 
-/* After a failure the words are zero: nothing computed from them is ever sent. */
 static void feed_read(Engine *e, size_t row, void *out, size_t len)
 {
     if (len == 0) return;
@@ -48,8 +47,7 @@ static void feed_read(Engine *e, size_t row, void *out, size_t len)
     memset(out, 0, len);
 }
 
-/* The next words of a row: in the feed's own memory where it offers that, else read to `room`. */
-static uint8_t *feed_words(Engine *e, size_t row, uint8_t *room, size_t len)
+const uint8_t *feed_words(Engine *e, size_t row, uint8_t *room, size_t len)
 {
     const uint8_t *there;
     if (len == 0 || e->failure != FAIL_NONE || !e->feed->take) {
@@ -57,33 +55,17 @@ static uint8_t *feed_words(Engine *e, size_t row, uint8_t *room, size_t len)
         return room;
     }
     Result r = e->feed->take(e->feed, row, &there, len);
-    if (!failed(r)) return (uint8_t *)(uintptr_t)there;
+    if (!failed(r)) return there;
     engine_fail(e, r);
     memset(room, 0, len);
     return room;
 }
 
-static uint8_t *scratch(Engine *e, size_t len)
+uint8_t *feed_room(Engine *e, size_t len)
 {
     e->words.len = 0;
     buffer_reserve(&e->words, len);
     return e->words.data;
-}
-
-/* T: packs len words for S. S: reads them. Both count. */
-static void words_travel(Engine *e, size_t row, uint64_t *words, size_t len, unsigned n)
-{
-    size_t bytes = ring_packed_size(len, n);
-    e->cost.bytes.third_to_server += bytes;
-    if (e->role == ROLE_THIRD) {
-        uint8_t *packed = scratch(e, bytes);
-        ring_pack(packed, words, len, n);
-        feed_write(e, row, packed, bytes);
-    } else if (e->role == ROLE_SERVER) {
-        uint8_t *packed = scratch(e, bytes);
-        feed_read(e, row, packed, bytes);
-        ring_unpack(words, packed, len, n);
-    }
 }
 
 // ---- the words of a move ---------------------------------------------------------------------------------------------
@@ -114,11 +96,11 @@ static void deal_load(Deal *d, size_t begin, size_t end, size_t bytes)
 {
     Engine *e = d->e;
     if (e->role == ROLE_CLIENT || e->clear) return;
-    uint8_t *at = scratch(e, bytes);
+    uint8_t *at = feed_room(e, bytes);
     for (size_t r = begin; r < end; r++) {
         size_t len = deal_row_bytes(d->field, d->count, r);
         d->packed[r] = at;
-        if (e->server) d->packed[r] = feed_words(e, r, at, len);
+        if (e->server) d->packed[r] = (uint8_t *)(uintptr_t)feed_words(e, r, at, len);
         at += len;
     }
 }
@@ -178,48 +160,4 @@ void source_deal(Engine *e, Share *c, Share *s, const uint64_t *value, const Lay
     DealJob job = {.c = words_if(e, e->client, layout_len(at)), .s = words_if(e, e->server, layout_len(at)), .value = value};
     deal_run(e, &(Field){at, n}, 1, deal_stage, &job);
     c->word = job.c, s->word = job.s;
-}
-
-// ---- one-hot vectors -------------------------------------------------------------------------------------------------
-
-/* T flips the bit at each point: C's stream becomes S's half. Which party holds the one is the sign. The point is a secret
- * of T: every byte of a vector is touched, none is addressed by it. */
-static void onehot_signs(uint8_t *bits, uint64_t *sign, const uint64_t *point, size_t len, size_t bytes, bool flip)
-{
-    for (size_t i = 0; i < len; i++, bits += bytes) {
-        uint64_t at = point[i] >> 3;
-        uint8_t one = (uint8_t)(1u << (point[i] & 7)), held = 0;
-        for (size_t j = 0; j < bytes; j++) {
-            uint8_t hit = (uint8_t)(one & (uint8_t)-(uint8_t)(j == at));
-            held |= (uint8_t)(bits[j] & hit);
-            bits[j] ^= (uint8_t)(hit & (uint8_t)-(uint8_t)flip);
-        }
-        sign[i] = (uint64_t)(held != 0) * 2 - 1;
-    }
-}
-
-void source_onehot(Engine *e, uint8_t **c, uint8_t **s, uint64_t *sign, const uint64_t *point, const Layout *at, size_t cells)
-{
-    ASSERT(cells >= 8 && cells % 8 == 0);
-    size_t bytes = cells / 8, len = layout_len(at);
-    *c = *s = NULL;
-    if (e->client_prg) *c = arena_new(&e->step, uint8_t, len * bytes);
-    if (e->server) *s = arena_new(&e->step, uint8_t, len * bytes);
-    for (size_t r = 0; r < at->rows; r++) {
-        size_t from = at->begin[r], count = at->begin[r + 1] - from;
-        if (*c) prg_bytes(&e->client_prg[r], *c + from * bytes, count * bytes);
-        e->cost.bytes.third_to_server += count * bytes;
-        if (e->third) onehot_signs(*c + from * bytes, sign + from, point + from, count, bytes, e->role == ROLE_THIRD);
-        if (e->role == ROLE_THIRD) feed_write(e, r, *c + from * bytes, count * bytes);
-        if (e->server) feed_read(e, r, *s + from * bytes, count * bytes);
-    }
-}
-
-void source_onehot_words(Engine *e, size_t row, uint64_t *c, uint64_t *s, const uint64_t *point, size_t len, size_t cells, unsigned w)
-{
-    if (e->client_prg) prg_words(&e->client_prg[row], c, len * cells, w);
-    if (e->role == ROLE_THIRD)
-        for (size_t i = 0; i < len; i++)
-            for (size_t k = 0; k < cells; k++) s[i * cells + k] = (uint64_t)(k == point[i]) - c[i * cells + k];
-    words_travel(e, row, s, len * cells, w);
 }

@@ -6,7 +6,7 @@
  *
  * A lookup opens i^ = i + r and splits both at bit k: i = 2^k (h^ - h_r) + (l^ - p). For each l^ a row of the table holds a
  * word for every cell h, of the function over p = 0..2^k-1: rank 1 exactly, rank 2 as a line fitted at five Chebyshev
- * nodes. Rows are stored backwards and twice over, so that the cells h^ - c, c = 0, 1, .. lie one after the other.
+ * nodes. Rows are stored backwards: the cells h^ - c, c = 0, 1, .. lie one after the other, from entry -h^ on.
  *
  * Narrow tables are made whole at the start. Rows of wide ones are made at every use, never kept: l^ is public to C and S but
  * not to T, which sees how long they take and knows p. */
@@ -21,7 +21,7 @@
 #define LANE static inline
 #endif
 
-enum { NARROW_BYTES = 8 << 20 };
+enum { NARROW_BYTES = 8 << 20, BLOCK = 256 };
 
 // ---- functions -------------------------------------------------------------------------------------------------------
 
@@ -61,7 +61,10 @@ LANE double fixed_exp(double x)
     p = p * r + 1;
     uint64_t bits;                             // magic + n: n is in the low bits
     memcpy(&bits, &shifted, sizeof bits);
-    double y = p * power_of_two((int64_t)(bits << 12) >> 12);
+    bits = (bits + 1023) << 52;
+    double scale;
+    memcpy(&scale, &bits, sizeof scale);
+    double y = p * scale;
     return x < -700 ? 0 : y;
 }
 
@@ -103,117 +106,122 @@ static Row row_of(const Table *t, uint64_t low)
     return (Row){power_of_two(-(int64_t)s->f), s->offset, s->gain, s->floor, s->ceiling, power_of_two(s->k), (double)low, power_of_two(s->f0), power_of_two(s->f1)};
 }
 
-/* The first index of cell h. */
-LANE double cell_start(const LookupSpec *s, size_t cells, size_t h, double width)
+/* The first index of cell h, an integer of 32 bits: vector units turn those into doubles. */
+LANE double cell_start(const LookupSpec *s, int32_t cells, int32_t h, double width)
 {
-    double c = (double)(int64_t)h, wrapped = c - (double)(int64_t)cells;
-    double at = s->never_positive ? (h == 0 ? 0 : wrapped) : s->from_zero || h < cells / 2 ? c : wrapped;
-    return at * width;
+    int32_t wrapped = h - cells;
+    int32_t at = s->never_positive ? (h == 0 ? 0 : wrapped) : s->from_zero || h < cells / 2 ? h : wrapped;
+    return (double)at * width;
 }
 
 // ---- cells -----------------------------------------------------------------------------------------------------------
 
-LANE void cell_values(const Table *t, const Row *r, Function fn, size_t h, double *u0, double *u1)
+/* Scaled and rounded, plus `magic`: exact integers of less than 51 bits. */
+LANE void cell_values(const Table *t, const Row *r, Function fn, int32_t h, double *u0, double *u1)
 {
-    double start = cell_start(&t->spec, t->cells, h, r->width);
+    double start = cell_start(&t->spec, (int32_t)t->cells, h, r->width);
     double constant = 0, slope = 0;
     if (fn == FN_EXP) constant = row_value(r, fn, start + r->low);
     else row_line(r, fn, start, &constant, &slope);
-    bool below = h < t->spec.border;
-    *u0 = below ? 0 : constant * r->size0 + magic;
-    *u1 = below ? 0 : slope * r->size1 + magic;
+    bool below = h < (int32_t)t->spec.border;
+    *u0 = (below ? 0 : constant * r->size0) + magic;
+    *u1 = (below ? 0 : slope * r->size1) + magic;
 }
 
-/* Scaled and rounded, plus `magic`: exact integers of less than 51 bits. */
-LANES void cells_fill(const Table *t, const Row *r, double *u0, double *u1)
+/* Entries from .. from + count: of cell (cells - entry) mod cells. */
+LANES void cells_fill(const Table *t, const Row *r, size_t from, size_t count, double *u0, double *u1)
 {
+    const int32_t last = (int32_t)t->cells - 1, first = (int32_t)(t->cells - from), n = (int32_t)count;
+#define FILL(fn) for (int32_t i = 0; i < n; i++) cell_values(t, r, fn, (first - i) & last, &u0[i], &u1[i]); break
     switch (t->spec.fn) {
-    case FN_EXP: for (size_t h = 0; h < t->cells; h++) cell_values(t, r, FN_EXP, h, &u0[h], &u1[h]); break;
-    case FN_SILU: for (size_t h = 0; h < t->cells; h++) cell_values(t, r, FN_SILU, h, &u0[h], &u1[h]); break;
-    case FN_GELU: for (size_t h = 0; h < t->cells; h++) cell_values(t, r, FN_GELU, h, &u0[h], &u1[h]); break;
-    case FN_RSQRT: for (size_t h = 0; h < t->cells; h++) cell_values(t, r, FN_RSQRT, h, &u0[h], &u1[h]); break;
-    case FN_RECIPROCAL: for (size_t h = 0; h < t->cells; h++) cell_values(t, r, FN_RECIPROCAL, h, &u0[h], &u1[h]); break;
+    case FN_EXP: FILL(FN_EXP);
+    case FN_SILU: FILL(FN_SILU);
+    case FN_GELU: FILL(FN_GELU);
+    case FN_RSQRT: FILL(FN_RSQRT);
+    case FN_RECIPROCAL: FILL(FN_RECIPROCAL);
     }
+#undef FILL
 }
 
 unsigned column_width(const Table *t, unsigned column) { return column == 0 ? t->spec.m0 : column == 1 ? t->spec.m1 : 64; }
 
-/* The word of a rounded value: must leave two bits of the column's ring free. */
-static uint64_t word_of(double shifted, unsigned m)
+/* The integer of a rounded value: a double in [2^52, 2^53) counts with its bits. Others give what no column has room for. */
+LANE int64_t word_of(double shifted)
 {
-    double w = shifted == 0 ? 0 : bits_to_integer(shifted), limit = m >= 53 ? 0x1p51 : power_of_two((int64_t)m - 2);
-    if (!(w < limit && w > -limit)) bug("a table word of %g does not fit %u bits", w, m);
-    return (uint64_t)(int64_t)w;
+    int64_t bits, zero;
+    memcpy(&bits, &shifted, sizeof bits);
+    memcpy(&zero, &magic, sizeof zero);
+    return bits - zero;
 }
+
+/* A word must leave two bits of its ring of m free. */
+LANE int64_t word_limit(unsigned m) { return INT64_C(1) << (m >= 53 ? 51 : m - 2); }
+
+static _Noreturn void word_refuse(int64_t word, unsigned m) { bug("a table word of %lld does not fit %u bits", (long long)word, m); }
 
 uint64_t table_word(const Table *t, uint64_t low, unsigned column, size_t cell)
 {
     Row r = row_of(t, low);
     double u[2];
     if (column == 2) return cell < t->spec.border;
-    cell_values(t, &r, t->spec.fn, cell, &u[0], &u[1]);
-    return word_of(u[column], column_width(t, column));
+    cell_values(t, &r, t->spec.fn, (int32_t)cell, &u[0], &u[1]);
+    int64_t word = word_of(u[column]), limit = word_limit(column_width(t, column));
+    if (word >= limit || word <= -limit) word_refuse(word, column_width(t, column));
+    return (uint64_t)word;
 }
 
-#define STORE(type) do { \
-        type *w = out; \
-        w[0] = (type)word_of(u[0], m); \
-        for (size_t h = 1; h < cells; h++) w[cells - h] = (type)word_of(u[h], m); \
-        memcpy(w + cells, w, cells * sizeof *w); \
-    } while (0)
-
-static void column_store(void *out, const double *u, size_t cells, unsigned m, unsigned bytes)
+/* The words of `count` entries; returns a word that does not fit, or 0. */
+LANES int64_t column_store(void *out, const double *u, size_t count, int64_t limit, unsigned bytes)
 {
-    if (bytes == 1) STORE(uint8_t);
-    else if (bytes == 2) STORE(uint16_t);
-    else if (bytes == 4) STORE(uint32_t);
-    else STORE(uint64_t);
+    int64_t most = 0, least = 0;
+#define STORE(type) for (size_t i = 0; i < count; i++) { \
+        int64_t w = word_of(u[i]); \
+        most = w > most ? w : most, least = w < least ? w : least; \
+        ((type *)out)[i] = (type)w; \
+    } break
+    switch (bytes) {
+    case 1: STORE(uint8_t);
+    case 2: STORE(uint16_t);
+    case 4: STORE(uint32_t);
+    default: STORE(uint64_t);
+    }
+#undef STORE
+    return most >= limit ? most : least <= -limit ? least : 0;
 }
 
-static size_t column_bytes(const Table *t, unsigned column) { return 2 * t->cells * t->bytes[column]; }
-
-static size_t row_bytes(const Table *t)
-{
-    size_t bytes = 0;
-    for (unsigned j = 0; j < t->columns; j++) bytes += column_bytes(t, j);
-    return bytes;
-}
-
-/* Scratch: a row, and its values before they are rounded. */
-size_t table_scratch(const Table *t) { return row_bytes(t) + 2 * t->cells * sizeof(double); }
-
-static void row_make(const Table *t, uint64_t low, uint8_t *row, double *values)
+/* In blocks that stay in the first cache. */
+static void row_make(const Table *t, uint64_t low, uint8_t *row)
 {
     Row r = row_of(t, low);
-    double *u0 = values, *u1 = values + t->cells;
-    cells_fill(t, &r, u0, u1);
-    column_store(row, u0, t->cells, t->spec.m0, t->bytes[0]);
-    if (t->columns < 2) return;
-    row += column_bytes(t, 0);
-    column_store(row, u1, t->cells, t->spec.m1, t->bytes[1]);
-    if (t->columns < 3) return;
-    uint64_t *below = (uint64_t *)(void *)(row + column_bytes(t, 1));
-    for (size_t h = 0; h < t->cells; h++) below[(t->cells - h) % t->cells] = h < t->spec.border;
-    memcpy(below + t->cells, below, t->cells * sizeof *below);
+    double u[2][BLOCK];
+    for (size_t at = 0; at < t->cells; at += BLOCK) {
+        size_t count = t->cells - at < BLOCK ? t->cells - at : BLOCK;
+        cells_fill(t, &r, at, count, u[0], u[1]);
+        for (unsigned j = 0; j < t->columns; j++) {
+            unsigned m = column_width(t, j);
+            uint8_t *column = row + (j ? t->cells * t->bytes[0] : 0);
+            int64_t bad = column_store(column + at * t->bytes[j], u[j], count, word_limit(m), t->bytes[j]);
+            if (bad) word_refuse(bad, m);
+        }
+    }
 }
 
-void table_row(const Table *t, uint64_t low, const uint8_t *column[TABLE_COLUMNS], void *scratch)
+size_t table_scratch(const Table *t) { return t->rows ? 0 : t->row_bytes; }
+
+SelectTable table_select(const Table *t, uint64_t low, void *scratch)
 {
-    uint8_t *row = t->rows ? t->rows + low * row_bytes(t) : scratch;
-    if (!t->rows) row_make(t, low, row, (double *)(void *)(row + row_bytes(t)));
-    for (unsigned j = 0; j < t->columns; row += column_bytes(t, j++)) column[j] = row;
+    if (!t->rows) row_make(t, low, scratch);
+    return (SelectTable){t->rows ? t->rows : scratch, t->cells, t->columns, {t->bytes[0], t->bytes[1]}};
 }
 
 // ---- tables ----------------------------------------------------------------------------------------------------------
 
 static unsigned word_bytes(unsigned m) { return m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8; }
 
-typedef struct FillJob { const Table *t; double *values; } FillJob;
-
 static void fill_rows(void *ctx, size_t begin, size_t end)
 {
-    const FillJob *j = ctx;
-    for (size_t low = begin; low < end; low++) row_make(j->t, low, j->t->rows + low * row_bytes(j->t), j->values + low * 2 * j->t->cells);
+    const Table *t = ctx;
+    for (size_t low = begin; low < end; low++) row_make(t, low, t->rows + low * t->row_bytes);
 }
 
 Table *table_new(const LookupSpec *s, Arena *a)
@@ -222,16 +230,13 @@ Table *table_new(const LookupSpec *s, Arena *a)
     Table *t = arena_new(a, Table, 1);
     t->spec = *s;
     t->cells = (size_t)1 << (s->t - s->k);
-    t->columns = s->fn == FN_EXP ? 1 : s->border ? 3 : 2;
-    t->bytes[0] = word_bytes(s->m0), t->bytes[1] = word_bytes(s->m1), t->bytes[2] = 8;
+    t->columns = s->fn == FN_EXP ? 1 : 2;
+    t->bytes[0] = word_bytes(s->m0), t->bytes[1] = word_bytes(s->m1);
+    t->row_bytes = t->cells * (t->bytes[0] + (t->columns > 1 ? t->bytes[1] : 0));
     size_t rows = (size_t)1 << s->k;
-    if (rows * row_bytes(t) > NARROW_BYTES) return t;
-    t->rows = arena_new(a, uint8_t, rows * row_bytes(t));
-    Arena scratch;
-    arena_init(&scratch, false);
-    FillJob job = {t, arena_new(&scratch, double, rows * 2 * t->cells)};
-    parallel_for(rows, 8, fill_rows, &job);
-    arena_free(&scratch);
+    if (rows * t->row_bytes > NARROW_BYTES) return t;
+    t->rows = arena_new(a, uint8_t, rows * t->row_bytes);
+    parallel_for(rows, 8, fill_rows, t);
     return t;
 }
 
@@ -243,25 +248,34 @@ void table_hash(const Table *t, Hash *h)
     size_t rows = (size_t)1 << t->spec.k, step = t->rows ? 1 : (rows + 15) / 16;
     Arena a;
     arena_init(&a, false);
-    void *scratch = arena_new(&a, uint64_t, table_scratch(t) / sizeof(uint64_t) + 1);
+    void *scratch = arena_new(&a, uint8_t, table_scratch(t));
     for (size_t low = 0; low < rows; low += step) {
-        const uint8_t *column[TABLE_COLUMNS];
-        table_row(t, low, column, scratch);
-        for (unsigned j = 0; j < t->columns; j++) hash_add(h, column[j], t->cells * t->bytes[j]);
+        const uint8_t *row = table_select(t, low, scratch).rows;
+        hash_add(h, row + (t->rows ? low * t->row_bytes : 0), t->row_bytes);
     }
     arena_free(&a);
 }
 
-/* exp(-p 2^-f) with 14 fraction bits, the low factor of a rank-1 lookup. */
-uint64_t table_low_exp(const Table *t, uint64_t p)
+// ---- low parts -------------------------------------------------------------------------------------------------------
+
+/* exp(-p 2^-f) with 14 fraction bits, the low factor of a rank-1 lookup. p is a secret of T: computed, not looked up. */
+LANES void low_exp(uint64_t *out, const uint64_t *p, size_t len, double step, double gain)
 {
-    double x = (double)p * power_of_two(-(int64_t)t->spec.f) * t->spec.gain;
-    return (uint64_t)(int64_t)bits_to_integer(fixed_exp(-x) * 16384 + magic);
+    for (size_t i = 0; i < len; i++) {
+        double x = (double)(int32_t)p[i] * step * gain;
+        out[i] = (uint64_t)word_of(fixed_exp(-x) * 16384 + magic);
+    }
 }
 
 /* (2 p - (K - 1)) / K with fp fraction bits: in (-1, 1). */
-uint64_t table_low_line(const Table *t, uint64_t p)
+LANES void low_line(uint64_t *out, const uint64_t *p, size_t len, double K, double size)
 {
-    double K = power_of_two(t->spec.k);
-    return (uint64_t)(int64_t)bits_to_integer((2 * (double)p - (K - 1)) / K * power_of_two(t->spec.fp) + magic);
+    for (size_t i = 0; i < len; i++) out[i] = (uint64_t)word_of((2 * (double)(int32_t)p[i] - (K - 1)) / K * size + magic);
+}
+
+void table_low(const Table *t, uint64_t *out, const uint64_t *p, size_t len)
+{
+    const LookupSpec *s = &t->spec;
+    if (s->fn == FN_EXP) low_exp(out, p, len, power_of_two(-(int64_t)s->f), s->gain);
+    else low_line(out, p, len, power_of_two(s->k), power_of_two(s->fp));
 }

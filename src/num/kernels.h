@@ -25,8 +25,12 @@ typedef struct {
     void (*matmul)(const Matmul *p, size_t begin, size_t end);
     void (*vecmat_add)(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits);
     uint64_t (*dot)(const uint64_t *a, const uint64_t *b, size_t len);
-    uint64_t (*select)(const void *row, unsigned bytes, const uint8_t *bits, size_t cells);
-    uint64_t (*popcount)(const uint8_t *bits, size_t cells);
+    void (*select)(const Selection *s, size_t count);
+    void (*onehot)(uint8_t *bits, uint64_t *sign, const uint64_t *point, size_t count, size_t cells, bool flip);
+    void (*narrow_unpack)(void *words, const uint8_t *in, size_t len, unsigned n);
+    void (*narrow_pack)(uint8_t *out, const void *words, size_t len, unsigned n);
+    void (*narrow_turned)(void *sum, const void *rows, const uint64_t *turn, size_t count, size_t cells, unsigned n);
+    void (*narrow_onehot)(void *words, const uint64_t *point, size_t count, size_t cells, unsigned n);
 } Kernels;
 
 extern const Kernels *num_kernel;              // the chosen ones
@@ -44,11 +48,16 @@ extern const Kernels num_portable, num_avx512;
     void kernel##_matmul(const Matmul *p, size_t begin, size_t end); \
     void kernel##_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits); \
     uint64_t kernel##_dot(const uint64_t *a, const uint64_t *b, size_t len); \
-    uint64_t kernel##_select(const void *row, unsigned bytes, const uint8_t *bits, size_t cells); \
-    uint64_t kernel##_popcount(const uint8_t *bits, size_t cells);
+    void kernel##_select(const Selection *s, size_t count); \
+    void kernel##_onehot(uint8_t *bits, uint64_t *sign, const uint64_t *point, size_t count, size_t cells, bool flip); \
+    void kernel##_narrow_unpack(void *words, const uint8_t *in, size_t len, unsigned n); \
+    void kernel##_narrow_pack(uint8_t *out, const void *words, size_t len, unsigned n); \
+    void kernel##_narrow_turned(void *sum, const void *rows, const uint64_t *turn, size_t count, size_t cells, unsigned n); \
+    void kernel##_narrow_onehot(void *words, const uint64_t *point, size_t count, size_t cells, unsigned n);
 KERNEL(portable)
 KERNEL(avx512)
 void avx512_prepare(void);                     // the permutations of packing; before the first use
+void avx512_prepare_narrow(void);
 #undef KERNEL
 
 #endif

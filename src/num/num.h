@@ -56,11 +56,36 @@ uint64_t ring_dot(const uint64_t *a, const uint64_t *b, size_t len);
 
 // ---- selection -------------------------------------------------------------------------------------------------------
 
-/* The sum of row[c] over the cells c whose bit is set; row: cells unsigned words of `bytes` (1, 2, 4, 8) each, bits:
- * cells/8 bytes (or one byte, if fewer than 8 cells). Every word is read, whatever the bits are. The sum is mod 2^64. */
-uint64_t ring_select(const void *row, unsigned bytes, const uint8_t *bits, size_t cells);
-/* The number of set bits. */
-uint64_t ring_popcount(const uint8_t *bits, size_t cells);
+/* A table: rows of one or two columns, one after another, each of `cells` unsigned words (a power of two, at least 8) of
+ * bytes[j] (1, 2, 4, 8) each. */
+enum { SELECT_COLUMNS = 2 };
+typedef struct SelectTable { const void *rows; size_t cells; unsigned columns, bytes[SELECT_COLUMNS]; } SelectTable;
+/* Bit vectors (count, cells / 8 bytes), each with the row that it selects from and how far it is turned, both public: bit c of
+ * vector i stands for entry (c - turn[i]) mod cells of row low[i]. */
+typedef struct Selection {
+    const SelectTable *table;
+    const uint8_t *bits;
+    const uint64_t *low, *turn;                // (count); turn below cells
+    uint64_t *sum[SELECT_COLUMNS];             // (count): the words of column j whose bit is set, added up mod 2^(8 bytes[j])
+    uint64_t *ones;                            // (count): the number of set bits; may be NULL
+} Selection;
+/* Every word of a row is read, whatever the bits are. */
+void ring_select(const Selection *s, size_t count);
+/* sign[i] = 1 if bit point[i] of vector i is set, else -1 mod 2^64; flip: and the bit is flipped. Points are secret: every byte of
+ * a vector is touched. */
+void ring_onehot(uint8_t *bits, uint64_t *sign, const uint64_t *point, size_t count, size_t cells, bool flip);
+
+// ---- narrow words ----------------------------------------------------------------------------------------------------
+
+/* Words of n bits, n <= 32, in as few bytes each; bits above n mean nothing. */
+static inline unsigned narrow_bytes(unsigned n) { return n <= 8 ? 1 : n <= 16 ? 2 : 4; }
+void narrow_unpack(void *words, const uint8_t *in, size_t len, unsigned n);            // of ring_pack's form; upper bits come out zero
+void narrow_pack(uint8_t *out, const void *words, size_t len, unsigned n);
+uint64_t narrow_packed(const uint8_t *in, size_t at, unsigned n);                      // one word of the packed form; `at` is public
+/* sum[d] += rows[i][(turn[i] + d) mod cells] for every i; rows (count, cells), cells a power of two, turns below it and public. */
+void narrow_turned(void *sum, const void *rows, const uint64_t *turn, size_t count, size_t cells, unsigned n);
+/* words[i][c] := (c == point[i]) - words[i][c]; words (count, cells), points secret; one beyond the cells is nowhere. */
+void narrow_onehot(void *words, const uint64_t *point, size_t count, size_t cells, unsigned n);
 
 // ---- limits ----------------------------------------------------------------------------------------------------------
 

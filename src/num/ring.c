@@ -6,7 +6,8 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the packed form is read and written as words of the machine");
 
 #define TABLE(kernel) {#kernel, kernel##_add, kernel##_sub, kernel##_mul, kernel##_mul_add, kernel##_shift, \
-    kernel##_pack, kernel##_unpack, kernel##_linear, kernel##_matmul, kernel##_vecmat_add, kernel##_dot, kernel##_select, kernel##_popcount}
+    kernel##_pack, kernel##_unpack, kernel##_linear, kernel##_matmul, kernel##_vecmat_add, kernel##_dot, kernel##_select, kernel##_onehot, \
+    kernel##_narrow_unpack, kernel##_narrow_pack, kernel##_narrow_turned, kernel##_narrow_onehot}
 const Kernels num_portable = TABLE(portable);
 const Kernels *num_kernel = &num_portable;
 #ifdef __x86_64__
@@ -20,7 +21,7 @@ void num_init(bool portable)
     if (!portable && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
         __builtin_cpu_supports("avx512ifma") && __builtin_cpu_supports("popcnt"))
-        avx512_prepare(), num_kernel = &num_avx512;
+        avx512_prepare(), avx512_prepare_narrow(), num_kernel = &num_avx512;
 #else
     (void)portable;
 #endif
