@@ -167,7 +167,21 @@ TEST(a_batch_is_its_positions_one_by_one)
 // ---- three parties ---------------------------------------------------------------------------------------------------
 
 enum { FIRST = 5, THEN = 2, ALL = FIRST + THEN };
-typedef struct Run { Prompt prompt; float *logits[5]; size_t rows; } Run;
+typedef struct Run { Prompt prompt; float *logits[5]; size_t rows; int ahead; } Run;
+
+/* What the client does before its batch at `at`: nothing; everything at the start; the first rows of the prompt, then the steps. */
+static void work_ahead(Party *p, SecureNet *net, int form, size_t at)
+{
+    uint8_t keys[ALL][KEY_BYTES];
+    size_t rows = at == 0 ? (form == 1 ? ALL : form == 2 ? 3 : 0) : at == FIRST && form == 2 ? THEN : 0;
+    if (p->role != ROLE_CLIENT || rows == 0) return;
+    segment_keys(keys, at, rows, 1);
+    Cost before = engine_cost(p->engine), after;
+    CHECK_OK(secure_ahead(net, rows, at, (const uint8_t (*)[KEY_BYTES])keys));
+    after = engine_cost(p->engine);
+    CHECK(!memcmp(&before, &after, sizeof before));
+    if (secure_pins(net, &(Pinned *const *){NULL})) CHECK_EQUAL(rows, engine_ahead_left(p->engine));
+}
 
 static void program(Party *p)
 {
@@ -181,6 +195,7 @@ static void program(Party *p)
     size_t width = model.config.width, vocab = model.config.vocab;
     float *logits = run->logits[p->role] = arena_new(&p->session, float, ALL * vocab);
     for (size_t at = 0, rows = FIRST; at < ALL; at += rows, rows = 1) {
+        work_ahead(p, net, run->ahead, at);
         party_begin(p, rows, at);
         CHECK_OK(secure_forward(net, rows, client ? run->prompt.x + at * width : NULL, private ? &known : NULL, logits + at * vocab,
                                 at + 1 == ALL));
@@ -192,7 +207,7 @@ TEST(three_parties_give_what_the_specification_gives)
 {
     for (size_t i = 0; i < CASES; i++) {
         setup(&cases[i]);
-        Run run = {.prompt = prompt_new(tokens + 40, ALL)};
+        Run run = {.prompt = prompt_new(tokens + 40, ALL), .ahead = (int)(i + i / 3) % 3};
         Party party[5];
         parties_run(party, program, &run);
         for (size_t j = 0; j < ALL * model.config.vocab; j++) CHECK(run.logits[ROLE_CLEAR][j] == run.logits[ROLE_CLIENT][j]);

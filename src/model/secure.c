@@ -126,10 +126,15 @@ size_t secure_pins(const SecureNet *s, Pinned *const **pins)
 
 uint32_t secure_past(const SecureNet *s) { return s->past; }
 
+static void secure_truncate(SecureNet *s, uint32_t past)
+{
+    for (uint32_t l = 0; l < s->plan->layers; l++) cache_truncate(s->layer[l].keys, past), cache_truncate(s->layer[l].values, past);
+    s->past = past;
+}
+
 void secure_restart(SecureNet *s)
 {
-    for (uint32_t l = 0; l < s->plan->layers; l++) cache_clear(s->layer[l].keys), cache_clear(s->layer[l].values);
-    s->past = 0;
+    secure_truncate(s, 0);
 }
 
 // ---- a batch ---------------------------------------------------------------------------------------------------------
@@ -218,6 +223,24 @@ Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPref
     GUARD(engine_end(e));
     s->past += (uint32_t)rows;
     return OK;
+}
+
+enum { AHEAD_BYTES = 64 << 20 };
+
+Result secure_ahead(SecureNet *s, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES])
+{
+    uint32_t past = s->past;
+    size_t each = 0;
+    for (uint32_t l = 0; l < s->plan->layers; l++)
+        for (Pin pin = 0; pin < PIN_COUNT; pin++) each += pin_shape(s->plan, &s->config, l, pin).outputs * sizeof(uint64_t);
+    if (each == 0) return OK;
+    if (rows > AHEAD_BYTES / each) rows = AHEAD_BYTES / each;
+    if (rows == 0) return OK;
+    engine_ahead(s->e, rows, first, client);
+    Result r = secure_forward(s, rows, NULL, NULL, NULL, true);
+    engine_ahead_end(s->e);
+    secure_truncate(s, past);
+    return r;
 }
 
 // ---- cost ------------------------------------------------------------------------------------------------------------

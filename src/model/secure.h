@@ -118,6 +118,9 @@ size_t secure_pins(const SecureNet *s, Pinned *const **pins);
  * if last_only. Costs layers * 18 (23) + 5 exchanges. */
 typedef struct KnownPrefix { const float *const *keys, *const *values; } KnownPrefix;
 CHECKED Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, float *logits, bool last_only);
+/* C, between batches: what the next `rows` positions, of segments first.., need of it that depends on no message (see
+ * engine_ahead). Does less where it would need more than 64 MB. Nothing is sent. */
+CHECKED Result secure_ahead(SecureNet *s, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES]);
 uint32_t secure_past(const SecureNet *s);      // positions in the cache, known ones included
 void secure_restart(SecureNet *s);             // forgets them: the next batch begins a conversation
 /* The exact cost of a batch of `rows` rows after `past` positions (past 0: the known prefix is entered first). */

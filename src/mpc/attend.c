@@ -25,10 +25,14 @@ Cache *cache_new(Engine *e, Arena *session, size_t positions, size_t width, unsi
 
 static void cache_copy(uint64_t *to, const uint64_t *from, const Cache *k, size_t len)
 {
-    if (to) memcpy(to + k->used * k->width, from, len * sizeof *to);
+    if (to && from) memcpy(to + k->used * k->width, from, len * sizeof *to);
 }
 
-void cache_clear(Cache *k) { k->used = 0; }
+void cache_truncate(Cache *k, size_t positions)
+{
+    ASSERT(positions <= k->used);
+    k->used = positions;
+}
 
 void cache_append(Engine *e, Cache *k, const Opened *o)
 {

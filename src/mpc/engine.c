@@ -2,26 +2,31 @@
 #include <stdlib.h>
 #include "mpc/engine.h"
 
-Engine *engine_new(Role role, Channel *peer, Feed *feed)
+static void role_set(Engine *e, Role role)
 {
-    Engine *e = calloc(1, sizeof *e);
-    if (!e) bug("out of memory");
     e->role = role;
     e->clear = role == ROLE_CLEAR;
     e->client = role == ROLE_CLIENT || e->clear;
     e->server = role == ROLE_SERVER;
     e->third = role == ROLE_THIRD || e->clear;
     e->online = role == ROLE_CLIENT || role == ROLE_SERVER;
+}
+
+Engine *engine_new(Role role, Channel *peer, Feed *feed)
+{
+    Engine *e = calloc(1, sizeof *e);
+    if (!e) bug("out of memory");
+    role_set(e, role);
     e->peer = peer, e->feed = feed;
     e->out.secret = e->in.secret = e->words.secret = true;
-    arena_init(&e->step, true), arena_init(&e->kept, true);
+    arena_init(&e->step, true), arena_init(&e->kept, true), arena_init(&e->ahead.arena, true);
     return e;
 }
 
 void engine_free(Engine *e)
 {
     if (!e) return;
-    arena_free(&e->step), arena_free(&e->kept);
+    arena_free(&e->step), arena_free(&e->kept), arena_free(&e->ahead.arena);
     buffer_free(&e->out), buffer_free(&e->in), buffer_free(&e->words);
     wipe(e, sizeof *e);
     free(e);
@@ -44,6 +49,46 @@ void engine_pad_seed(Engine *e, const uint8_t seed[KEY_BYTES])
     e->has_pad_seed = true;
 }
 
+// ---- work ahead ------------------------------------------------------------------------------------------------------
+
+static void ahead_forget(Ahead *a)
+{
+    arena_rollback(&a->arena, (ArenaMark){0});
+    a->head = a->last = a->next = NULL;
+    a->rows = a->covered = 0;
+}
+
+static void ahead_begin(Ahead *a, size_t rows, uint64_t first)
+{
+    if (first >= a->first + a->rows) ahead_forget(a);
+    a->covered = 0;
+    if (first < a->first || !a->head) return;
+    size_t left = (size_t)(a->first + a->rows - first);
+    a->from = a->rows - left, a->covered = rows < left ? rows : left, a->next = a->head;
+}
+
+AheadShare *ahead_keep(Engine *e, size_t outputs)
+{
+    Ahead *a = &e->ahead;
+    AheadShare *s = arena_new(&a->arena, AheadShare, 1);
+    *s = (AheadShare){NULL, outputs, arena_new(&a->arena, uint64_t, a->rows * outputs)};
+    if (a->last) a->last->next = s;
+    else a->head = s;
+    return a->last = s;
+}
+
+AheadShare *ahead_take(Engine *e, size_t outputs)
+{
+    Ahead *a = &e->ahead;
+    if (a->covered == 0) return NULL;
+    AheadShare *s = a->next;
+    ASSERT(s && s->outputs == outputs);
+    a->next = s->next;
+    return s;
+}
+
+// ---- batches ---------------------------------------------------------------------------------------------------------
+
 static Prg *streams_new(Engine *e, const uint8_t (*keys)[KEY_BYTES], const char *label)
 {
     if (!keys) return NULL;
@@ -57,16 +102,13 @@ static Prg *streams_new(Engine *e, const uint8_t (*keys)[KEY_BYTES], const char 
     return p;
 }
 
-void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES], const uint8_t (*server)[KEY_BYTES])
+static void streams_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES], const uint8_t (*server)[KEY_BYTES])
 {
-    ASSERT(rows > 0 && first >= e->next && (e->queued == 0 || e->failure != FAIL_NONE));
-    e->queued = e->out.len = 0, e->next = first + rows;       // a segment is used once
-    ASSERT((client != NULL) == (e->client || e->third) && (server != NULL) == (e->server || e->third));
     arena_rollback(&e->step, (ArenaMark){0});
     e->rows = rows;
     e->client_prg = streams_new(e, client, "masks of the client");
     e->server_prg = streams_new(e, server, "masks of the server");
-    e->shared_prg = e->has_shared_seed ? arena_new(&e->step, Prg, rows) : NULL;
+    e->shared_prg = e->has_shared_seed && !e->ahead.working ? arena_new(&e->step, Prg, rows) : NULL;
     for (size_t r = 0; e->shared_prg && r < rows; r++) {
         uint8_t key[KEY_BYTES];
         uint64_t segment = first + r;
@@ -75,6 +117,40 @@ void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client
         wipe(key, sizeof key);
     }
     e->begun = arena_mark(&e->step);
+}
+
+void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES], const uint8_t (*server)[KEY_BYTES])
+{
+    ASSERT(rows > 0 && first >= e->next && !e->ahead.working && (e->queued == 0 || e->failure != FAIL_NONE));
+    ASSERT((client != NULL) == (e->client || e->third) && (server != NULL) == (e->server || e->third));
+    e->queued = e->out.len = 0, e->next = first + rows;       // a segment is used once
+    ahead_begin(&e->ahead, rows, first);
+    streams_begin(e, rows, first, client, server);
+}
+
+void engine_ahead(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES])
+{
+    ASSERT(e->role == ROLE_CLIENT && rows > 0 && first >= e->next && client && e->queued == 0);
+    ahead_forget(&e->ahead);
+    e->ahead.first = first, e->ahead.rows = rows, e->ahead.spent = e->cost, e->ahead.working = true;
+    role_set(e, ROLE_COUNT);
+    streams_begin(e, rows, first, client, NULL);
+}
+
+void engine_ahead_end(Engine *e)
+{
+    ASSERT(e->ahead.working);
+    e->queued = 0;
+    e->ahead.working = false, e->cost = e->ahead.spent, e->dealt_before = e->cost.bytes.third_to_server;
+    role_set(e, ROLE_CLIENT);
+    arena_rollback(&e->step, (ArenaMark){0});
+    e->client_prg = NULL;
+}
+
+size_t engine_ahead_left(const Engine *e)
+{
+    uint64_t end = e->ahead.first + e->ahead.rows, from = e->next > e->ahead.first ? e->next : e->ahead.first;
+    return e->ahead.head && from < end ? (size_t)(end - from) : 0;
 }
 
 /* The network's own refusals end the batch like a failed read: what is queued must never travel. */
@@ -292,7 +368,7 @@ CHECKED Result engine_exchange(Engine *e, const char *name)
         if (e->queue[i].from_server) s_to_c += pending_bytes(&e->queue[i]);
     }
     e->cost.bytes.client_to_server += c_to_s, e->cost.bytes.server_to_client += s_to_c, e->cost.exchanges++;
-    if (e->trace) e->trace(e->trace_ctx, name, c_to_s, s_to_c, e->cost.bytes.third_to_server - e->dealt_before);
+    if (e->trace && !e->ahead.working) e->trace(e->trace_ctx, name, c_to_s, s_to_c, e->cost.bytes.third_to_server - e->dealt_before);
     e->dealt_before = e->cost.bytes.third_to_server;
     Result r = e->online ? exchange_online(e, name) : OK;
     if (failed(r)) engine_fail(e, r);

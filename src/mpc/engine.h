@@ -3,7 +3,8 @@
  * Each move is written once, as what C does, what S does and what T does, one after the other. `e->client` says that this
  * engine has C's column (C and CLEAR), `e->server` that it has S's by protocol (S only), `e->third` that it has the masks'
  * secrets (T and CLEAR). CLEAR computes C's column as C does and obtains S's by subtracting it from the value that the
- * ideal functionality gives. COUNT has nothing. */
+ * ideal functionality gives. COUNT has nothing; but where C works ahead its engine is COUNT with C's streams, and every move
+ * must leave them where C's own would. */
 #ifndef MARILL_ENGINE_H
 #define MARILL_ENGINE_H
 
@@ -26,6 +27,19 @@ typedef struct Pending {
     const size_t *byte;                        // where each row begins (rows + 1); NULL where nobody is online
 } Pending;
 
+/* C's shares of pinned products, (rows, outputs) each, made ahead in the order in which the network asks for them. */
+typedef struct AheadShare { struct AheadShare *next; size_t outputs; uint64_t *word; } AheadShare;
+typedef struct Ahead {
+    Arena arena;
+    uint64_t first;                            // segment of the first row
+    size_t rows;
+    AheadShare *head, *last;
+    bool working;                              // between engine_ahead and engine_ahead_end: the role is COUNT, with C's streams
+    Cost spent;                                // before that
+    AheadShare *next;                          // in a batch: what the next product takes, for its first `covered` rows
+    size_t covered, from;                      // from: the batch's first row among ours
+} Ahead;
+
 struct Engine {
     Role role;
     bool client, server, third, clear, online; // online: C or S, with a peer
@@ -42,6 +56,7 @@ struct Engine {
     Prg *shared_prg;                           // C, S, CLEAR: (rows)
     Pending queue[64];
     size_t queued;
+    Ahead ahead;
     Cost cost;
     uint64_t dealt_before;                     // third_to_server at the last exchange, for the tracer
     Tracer *trace;
@@ -89,6 +104,8 @@ uint64_t *words_new(Engine *e, size_t len);                   // step arena; NUL
 uint64_t *words_if(Engine *e, bool wanted, size_t len);
 Wire wire_new(Engine *e, const Layout *at, unsigned n, unsigned f);          // shares allocated where held
 void engine_fail(Engine *e, Result r);                        // keeps the first failure
+AheadShare *ahead_keep(Engine *e, size_t outputs);            // working ahead: room for the next product's shares
+AheadShare *ahead_take(Engine *e, size_t outputs);            // in a batch: the next product's, or NULL
 /* Queues a message. Where this party sends it: where it is to be packed, row r from byte p->byte[r] on; else NULL. The
  * address is good until the next message is queued. */
 uint8_t *engine_queue(Engine *e, Pending *p);
@@ -133,6 +150,7 @@ static inline void mask_block(const Prg *prg, const Block *b, uint64_t *r, unsig
 {
     prg_words_at(&prg[b->row], b->from * prg_word_bytes(n), r + b->i, b->len, n);
 }
+void source_peek(const Prg *prg, uint64_t *r, const Layout *at, unsigned n); // all of its blocks; the stream does not move
 void source_skip(Prg *prg, const Layout *at, unsigned n, const uint8_t *row_n);
 /* T's words of a row. S: the next ones, in the feed's own memory where it offers that, else in `room`; zeros after a failure: nothing
  * computed from them is ever sent. T: writes them. */

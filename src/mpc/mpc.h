@@ -61,6 +61,13 @@ void engine_pad_seed(Engine *e, const uint8_t seed[KEY_BYTES]);
 /* Starts a batch of `rows` positions. client, server: their tape keys of the rows' segments; a role passes NULL for keys
  * it does not have (T and CLEAR have both, COUNT none). first: index of the first segment. */
 void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES], const uint8_t (*server)[KEY_BYTES]);
+/* Work ahead, at C. Its shares of pinned products depend on no message: between engine_ahead and engine_ahead_end the network
+ * is run as for a batch of segments that are to come, first.. , and computes nothing but those shares, from C's streams alone;
+ * nothing is sent or counted. The batches of these segments, in any division, then take them. What an earlier run left is
+ * wiped. Memory: 8 bytes an output of a pinned matrix and row, until all rows are used. */
+void engine_ahead(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES]);
+void engine_ahead_end(Engine *e);
+size_t engine_ahead_left(const Engine *e);                    // rows that no batch has used
 /* Sends what is queued and receives what the other side queued. Costs one exchange (none at T). */
 CHECKED Result engine_exchange(Engine *e, const char *name);
 /* Makes a failure of the network (a value outside of its range) final: what is queued is never sent. Returns r. */
@@ -131,7 +138,7 @@ Wire opened_sumsq(Engine *e, Opened *o, unsigned n, unsigned ring);
 typedef struct Cache Cache;
 Cache *cache_new(Engine *e, Arena *session, size_t positions, size_t width, unsigned n, unsigned f);
 void cache_append(Engine *e, Cache *k, const Opened *o);      // all rows of o
-void cache_clear(Cache *k);                    // forgets all rows
+void cache_truncate(Cache *k, size_t positions);              // forgets all rows but the first ones
 /* The scores of every row against the cache, whose last rows are the batch's own: causal. q (rows, heads * dim); result
  * ragged, row i: (heads, len - rows + i + 1). One dealt word a score, in the ring of q. Queries of `heads` heads share
  * keys of cache width / dim heads. */

@@ -82,26 +82,22 @@ struct Pinning {
     Share rc, s;                               // C's mask; S's words of M r_C
     uint64_t *hat;                             // S: x_C + r_C
     uint64_t *value;                           // CLEAR: A x
-    Share share_c;                             // C's share of the result
+    Share share_c;                             // C's share of the result in its first `ready` rows; the dealt words in the others
+    size_t ready;
     struct Pinning *before;                    // x is the result of this one, .to(n, f)
     unsigned to_n, to_f;
 };
 
-static void matvec(const Pinned *p, uint64_t *out, const uint64_t *matrix, const uint64_t *x, size_t rows)
-{
-    ring_matmul(out, p->outputs, x, p->inputs, matrix, p->inputs, rows, p->outputs, p->inputs, p->n, false);
-}
-
 typedef struct PinningDeal { Pinning *g; const uint64_t *z; const Deal *deal; } PinningDeal;
 
-/* S keeps its words until the product is there; C's share of the result is -D r - dealt. */
+/* C and S keep the dealt words until the product is there. What C has from its work ahead needs none. */
 static void pinning_block(void *ctx, const Block *b)
 {
     const PinningDeal *j = ctx;
     Pinning *g = j->g;
-    deal_block(j->deal, 0, b, b->tmp[0], g->s.word ? g->s.word + b->i : NULL, j->z ? j->z + b->i : NULL);
-    uint64_t *c = g->share_c.word ? g->share_c.word + b->i : NULL;
-    for (size_t i = 0; c && i < b->len; i++) c[i] = 0 - c[i] - b->tmp[0][i];
+    if (b->row < g->ready) return;
+    uint64_t *c = g->share_c.word ? g->share_c.word + b->i : b->tmp[0];
+    deal_block(j->deal, 0, b, c, g->s.word ? g->s.word + b->i : NULL, j->z ? j->z + b->i : NULL);
 }
 
 static void pinning_stage(void *ctx, const Deal *d, size_t begin, size_t end)
@@ -111,17 +107,52 @@ static void pinning_stage(void *ctx, const Deal *d, size_t begin, size_t end)
     blocks_run(d->field->at, begin, end, pinning_block, j);
 }
 
-/* T deals M r. */
+typedef struct Negation { uint64_t *word; } Negation;
+
+static void negate_block(void *ctx, const Block *b)
+{
+    uint64_t *x = ((const Negation *)ctx)->word + b->i;
+    for (size_t i = 0; i < b->len; i++) x[i] = 0 - x[i];
+}
+
+/* share := -D r - dealt, rows [from, rows) of (rows, outputs), where share holds the dealt words. r: (rows, inputs). */
+static void client_share(const Pinned *p, uint64_t *share, const uint64_t *r, const Layout *at, size_t from)
+{
+    ring_matmul(share + from * p->outputs, p->outputs, r + from * p->inputs, p->inputs, p->d, p->inputs, at->rows - from, p->outputs, p->inputs,
+                p->n, true);
+    blocks_run(at, from, at->rows, negate_block, &(Negation){share});
+}
+
+/* The next words of C's streams are those that T will deal. */
+static void pinning_ahead(Engine *e, const Pinning *g, const Share *r)
+{
+    AheadShare *a = ahead_keep(e, g->p->outputs);
+    source_peek(e->client_prg, a->word, g->at, g->p->n);
+    client_share(g->p, a->word, r->word, g->at, 0);
+}
+
+/* T deals M r. C computes its share when it is asked for, after its message has left. */
 static void pinning_deal(Engine *e, Pinning *g, const Share *r)
 {
     const Pinned *p = g->p;
-    size_t rows = g->in->rows, len = layout_len(g->at);
+    size_t len = layout_len(g->at);
     uint64_t *z = words_if(e, e->role == ROLE_THIRD, len);
-    if (z) matvec(p, z, p->m, r->word, rows);
+    if (z) ring_matmul(z, p->outputs, r->word, p->inputs, p->m, p->inputs, g->in->rows, p->outputs, p->inputs, p->n, false);
+    if (e->ahead.working) pinning_ahead(e, g, r);
+    AheadShare *a = ahead_take(e, p->outputs);
     g->s.word = words_if(e, e->server, len);
     g->share_c.word = words_if(e, e->client, len);
-    if (e->client) matvec(p, g->share_c.word, p->d, r->word, rows);
+    g->rc = *r, g->ready = a ? e->ahead.covered : 0;
+    if (g->ready) memcpy(g->share_c.word, a->word + e->ahead.from * p->outputs, g->ready * p->outputs * sizeof *a->word);
     deal_run(e, &(Field){g->at, p->n}, 1, pinning_stage, &(PinningDeal){g, z, NULL});
+}
+
+/* C's share of the result. */
+static Share pinning_share(const Engine *e, Pinning *g)
+{
+    if (e->client && g->ready < g->at->rows) client_share(g->p, g->share_c.word, g->rc.word, g->at, g->ready);
+    g->ready = g->at->rows;
+    return g->share_c;
 }
 
 static Pinning *pinning_new(Engine *e, const Layout *in, unsigned f, const Pinned *p)
@@ -157,7 +188,7 @@ Pinning *pinned_send_after(Engine *e, Pinning *x, unsigned n, unsigned f, const 
     ASSERT(n == p->n);
     Pinning *g = pinning_new(e, x->at, f, p);
     g->before = x, g->to_n = n, g->to_f = f;
-    Wire half = {x->at, x->p->n, x->f + x->p->f, x->share_c, {NULL}};
+    Wire half = {x->at, x->p->n, x->f + x->p->f, pinning_share(e, x), {NULL}};
     unsigned k = half.f - f;
     ASSERT(half.n - k >= n);
     uint64_t *c = words_if(e, e->client, layout_len(x->at));
@@ -170,7 +201,7 @@ Pinning *pinned_send_after(Engine *e, Pinning *x, unsigned n, unsigned f, const 
 static void product_of_weights(const Pinned *p, uint64_t *out, const uint64_t *x, size_t rows)
 {
     if (p->small) ring_linear_i16(out, x, p->small, rows, p->outputs, p->inputs, p->n);
-    else matvec(p, out, p->a, x, rows);
+    else ring_matmul(out, p->outputs, x, p->inputs, p->a, p->inputs, rows, p->outputs, p->inputs, p->n, false);
 }
 
 /* S: A x - dealt. */
@@ -194,7 +225,7 @@ Wire pinned_take(Engine *e, Pinning *g)
     const Pinned *p = g->p;
     size_t in = layout_len(g->in);
     if (g->before) g->x = wire_to(e, pinned_take(e, g->before), g->to_n, g->to_f);
-    Wire w = {g->at, p->n, g->f + p->f, g->share_c, {NULL}};
+    Wire w = {g->at, p->n, g->f + p->f, pinning_share(e, g), {NULL}};
     if (e->server) {
         ring_add_to(g->hat, g->x.s.word, in);
         product_server(e, g, &w, g->hat);
@@ -213,7 +244,7 @@ Wire pinned_open(Engine *e, const Opened *x, const Pinned *p)
     ASSERT(x->n == p->n && x->row_n == NULL);
     Pinning *g = pinning_new(e, x->at, x->f, p);
     pinning_deal(e, g, &x->rc);
-    Wire w = {g->at, p->n, x->f + p->f, g->share_c, {NULL}};
+    Wire w = {g->at, p->n, x->f + p->f, pinning_share(e, g), {NULL}};
     if (e->server) {
         uint64_t *v = words_new(e, layout_len(x->at));
         ring_sub(v, x->p, x->rs.word, layout_len(x->at));

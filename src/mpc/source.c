@@ -17,10 +17,12 @@ static void mask_part(void *ctx, const Block *b)
     mask_block(j->prg, b, j->r, j->n);
 }
 
+void source_peek(const Prg *prg, uint64_t *r, const Layout *at, unsigned n) { rows_run(at, mask_part, &(MaskJob){prg, r, n}); }
+
 static void mask_read(Engine *e, Share *r, Prg *prg, const Layout *at, unsigned n)
 {
     r->word = words_if(e, prg != NULL, layout_len(at));
-    if (prg) rows_run(at, mask_part, &(MaskJob){prg, r->word, n});
+    if (prg) source_peek(prg, r->word, at, n);
     source_skip(prg, at, n, NULL);
 }
 

@@ -223,6 +223,14 @@ static Result client_lower(Client *c, const int32_t *tokens, size_t rows)
     return OK;
 }
 
+/* Steps whose work is done ahead together: each pinned matrix is then read once for all of them. */
+enum { STEPS_AHEAD = 8 };
+
+static Result client_ahead(Client *c, size_t rows)
+{
+    return rows ? secure_ahead(c->net, rows, c->segments.next, segments_coming(&c->segments)) : OK;
+}
+
 static Result client_batch(Client *c, size_t rows, float *logits, bool last_only)
 {
     uint64_t first = c->segments.next;
@@ -258,6 +266,7 @@ static Result client_begin(Client *c, const int32_t *tokens, size_t count, uint3
     GUARD(client_fail(c, client_reserve(c, &(Begin){(uint32_t)count, more, every}), false));
     c->open = true;
     c->steps_left = more;
+    if (c->setting == SETTING_3PC) GUARD(client_fail(c, client_ahead(c, count), true));      // while the third begins to deal
     GUARD(client_fail(c, client_batch(c, count, logits, !every), true));
     phase_end(c, PHASE_PREFILL, &c->receipt.prefill, from);
     return OK;
@@ -281,6 +290,8 @@ Result client_step(Client *c, int32_t token, float *logits)
     PhaseMark from = phase_begin(c, PHASE_DECODE);
     GUARD(client_lower(c, &token, 1));
     GUARD(client_fail(c, message_send(c->provider, MSG_STEP), false));
+    if (engine_ahead_left(c->engine) == 0)
+        GUARD(client_fail(c, client_ahead(c, c->steps_left < STEPS_AHEAD ? c->steps_left : STEPS_AHEAD), true));
     GUARD(client_fail(c, client_batch(c, 1, logits, true), true));
     phase_end(c, PHASE_DECODE, &c->receipt.decode, from);
     c->steps_left--;

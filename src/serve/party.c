@@ -163,6 +163,11 @@ const uint8_t (*segments_take(Segments *s, size_t rows))[KEY_BYTES]
     return (const uint8_t (*)[KEY_BYTES])first;
 }
 
+const uint8_t (*segments_coming(const Segments *s))[KEY_BYTES]
+{
+    return (const uint8_t (*)[KEY_BYTES])(s->keys.data + s->used * KEY_BYTES);
+}
+
 void segments_end(Segments *s)
 {
     if (s->keys.len) wipe(s->keys.data, s->keys.len);

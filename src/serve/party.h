@@ -62,6 +62,7 @@ CHECKED Result segments_check(const Segments *s, uint64_t count);
 /* whole: to the tape's end, which a pool's conversation takes at once. */
 CHECKED Result segments_reserve(Segments *s, uint64_t count, bool whole);
 const uint8_t (*segments_take(Segments *s, size_t rows))[KEY_BYTES];         // valid until the next take
+const uint8_t (*segments_coming(const Segments *s))[KEY_BYTES];             // of the next ones, not taken yet
 void segments_end(Segments *s);                // burns what is left of the conversation
 void segments_free(Segments *s);               // closes the tape
 
