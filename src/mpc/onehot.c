@@ -95,10 +95,18 @@ static size_t task_count(const BulkRow *s)
     return count < s->unit ? s->unit : count / s->unit * s->unit;
 }
 
+static void bulk_skip(Engine *e, const Layout *at, const BulkJob *job)
+{
+    for (size_t r = 0; e->client_prg && r < at->rows; r++) prg_skip(&e->client_prg[r], row_words(at, r) * job->row[r].stream);
+}
+
 void source_bulk(Engine *e, const Layout *at, const BulkJob *job)
 {
     for (size_t r = 0; r < at->rows; r++) e->cost.bytes.third_to_server += (at->begin[r + 1] - at->begin[r]) * job->row[r].dealt;
-    if (e->role == ROLE_COUNT) return;
+    if (e->role == ROLE_COUNT) {
+        bulk_skip(e, at, job);                 // where C works ahead
+        return;
+    }
     ArenaMark mark = arena_mark(&e->step);
     Window *w = arena_new(&e->step, Window, 1);
     *w = (Window){.e = e, .job = job, .lanes = threads_count() > 1 ? 4 * threads_count() : 1, .scratch = (job->scratch + 63) / 64 * 64};
@@ -114,7 +122,6 @@ void source_bulk(Engine *e, const Layout *at, const BulkJob *job)
         }
     }
     if (w->count) window_run(w);
-    for (size_t r = 0; e->client_prg && r < at->rows; r++)
-        prg_skip(&e->client_prg[r], (at->begin[r + 1] - at->begin[r]) * job->row[r].stream);
+    bulk_skip(e, at, job);
     arena_rollback(&e->step, mark);
 }
