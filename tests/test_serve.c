@@ -119,6 +119,31 @@ TEST(three_parties)
     process_end(&third, "fine");
 }
 
+TEST(sessions_one_after_the_other)              // the provider keeps its network, and nothing else
+{
+    setup();
+    Bundle b;
+    client_bundle(&b);
+    Arena a;
+    arena_init(&a, false);
+    start_live(3);
+    Generated g;
+    static float logits[310];
+    for (int i = 0; i < 3; i++) {
+        Client *c = open_session(&b, SETTING_3PC);
+        if (i == 1) {                                                                 // this one breaks off inside of a conversation
+            CHECK_OK(client_prompt(c, &(int32_t){5}, 1, 20, logits));
+            client_abort(c, "enough");
+        } else {
+            generate_and_compare(&g, &b, SETTING_3PC, c, 7, &a);
+            if (!strcmp(g.finish_reason, "length")) check_cost(&g, true);
+        }
+        client_close(c);
+    }
+    process_end(&provider, "session failed: the client ended the session: enough");
+    process_end(&third, "fine");
+}
+
 TEST(conversation_that_stops_early)
 {
     setup();

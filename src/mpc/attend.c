@@ -28,9 +28,15 @@ static void cache_copy(uint64_t *to, const uint64_t *from, const Cache *k, size_
     if (to && from) memcpy(to + k->used * k->width, from, len * sizeof *to);
 }
 
+static void cache_wipe(uint64_t *words, const Cache *k, size_t from)
+{
+    if (words && k->used > from) wipe(words + from * k->width, (k->used - from) * k->width * sizeof *words);
+}
+
 void cache_truncate(Cache *k, size_t positions)
 {
     ASSERT(positions <= k->used);
+    cache_wipe(k->p, k, positions), cache_wipe(k->rc, k, positions), cache_wipe(k->rs, k, positions), cache_wipe(k->value, k, positions);
     k->used = positions;
 }
 

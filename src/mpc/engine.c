@@ -12,24 +12,46 @@ static void role_set(Engine *e, Role role)
     e->online = role == ROLE_CLIENT || role == ROLE_SERVER;
 }
 
-Engine *engine_new(Role role, Channel *peer, Feed *feed)
+static void engine_init(Engine *e, Role role, Channel *peer, Feed *feed)
 {
-    Engine *e = calloc(1, sizeof *e);
-    if (!e) bug("out of memory");
     role_set(e, role);
     e->peer = peer, e->feed = feed;
     e->out.secret = e->in.secret = e->words.secret = true;
     arena_init(&e->step, true), arena_init(&e->kept, true), arena_init(&e->ahead.arena, true);
+}
+
+static void engine_wipe(Engine *e)
+{
+    arena_free(&e->step), arena_free(&e->kept), arena_free(&e->ahead.arena);
+    buffer_free(&e->out), buffer_free(&e->in), buffer_free(&e->words);
+    wipe(e, sizeof *e);
+}
+
+Engine *engine_new(Role role, Channel *peer, Feed *feed)
+{
+    Engine *e = calloc(1, sizeof *e);
+    if (!e) bug("out of memory");
+    engine_init(e, role, peer, feed);
     return e;
 }
 
 void engine_free(Engine *e)
 {
     if (!e) return;
-    arena_free(&e->step), arena_free(&e->kept), arena_free(&e->ahead.arena);
-    buffer_free(&e->out), buffer_free(&e->in), buffer_free(&e->words);
-    wipe(e, sizeof *e);
+    engine_wipe(e);
     free(e);
+}
+
+void engine_session(Engine *e, Channel *peer, Feed *feed)
+{
+    const Role role = e->role;
+    const bool has_pad_seed = e->has_pad_seed;
+    uint8_t pad_seed[KEY_BYTES];
+    memcpy(pad_seed, e->pad_seed, KEY_BYTES);
+    engine_wipe(e);
+    engine_init(e, role, peer, feed);
+    if (has_pad_seed) engine_pad_seed(e, pad_seed);
+    wipe(pad_seed, sizeof pad_seed);
 }
 
 Role engine_role(const Engine *e) { return e->role; }

@@ -52,6 +52,8 @@ typedef struct Cost { uint64_t exchanges; LinkBytes bytes; } Cost;
 /* peer: the channel between C and S (NULL for the other roles). feed: T's words (S and T). */
 Engine *engine_new(Role role, Channel *peer, Feed *feed);
 void engine_free(Engine *e);                                  // wipes
+/* Another session of the same engine, as if it were new: all is wiped but its role, its pad seed, and what was pinned under that. */
+void engine_session(Engine *e, Channel *peer, Feed *feed);
 Role engine_role(const Engine *e);
 Arena *engine_arena(Engine *e);                               // of the step
 /* Two seeds that C and S share and T does not know. Of a session: the shares of inputs. Of the provider's epoch: the pads of
@@ -138,7 +140,7 @@ Wire opened_sumsq(Engine *e, Opened *o, unsigned n, unsigned ring);
 typedef struct Cache Cache;
 Cache *cache_new(Engine *e, Arena *session, size_t positions, size_t width, unsigned n, unsigned f);
 void cache_append(Engine *e, Cache *k, const Opened *o);      // all rows of o
-void cache_truncate(Cache *k, size_t positions);              // forgets all rows but the first ones
+void cache_truncate(Cache *k, size_t positions);              // forgets all rows but the first ones, and wipes them
 /* The scores of every row against the cache, whose last rows are the batch's own: causal. q (rows, heads * dim); result
  * ragged, row i: (heads, len - rows + i + 1). One dealt word a score, in the ring of q. Queries of `heads` heads share
  * keys of cache width / dim heads. */

@@ -13,6 +13,8 @@ typedef struct Provider {
     Agreement agreement;
     uint8_t commitment[HASH_BYTES], pad_seed[KEY_BYTES];
     KnownPrefix known;                         // of every conversation
+    Engine *engine;                            // one for all sessions, one after the other,
+    SecureNet *net;                            // and the network with its weights, pads and tables
     Arena arena;
     Pool *pool;                                // dealer
     const uint8_t *header;
@@ -26,9 +28,6 @@ typedef struct Session {
     Provider *p;
     size_t who;                                // index of the client's key
     Channel *client, *third;
-    Engine *engine;
-    SecureNet *net;
-    Arena arena;
     Segments *segments, live;
     LiveFeed words;                            // 3pc
     PoolFeed segment;                          // dealer
@@ -91,6 +90,10 @@ static Result provider_ready(Provider *p)
     GUARD(agreement_make(&p->agreement, p->b));
     GUARD(provider_secrets(p->commitment, p->pad_seed, p->b, o->identity, o->epoch));
     GUARD(known_prefix(&p->known, p->b, &p->arena));
+    p->engine = engine_new(ROLE_SERVER, NULL, NULL);
+    engine_pad_seed(p->engine, p->pad_seed);
+    engine_shared_seed(p->engine, p->pad_seed);                        // until a session brings its own
+    GUARD(secure_new(&p->net, p->engine, &p->arena, &p->b->model.config, &p->b->plan, &p->b->model, bundle_adapter(p->b)));
     if (o->setting == SETTING_DEALER) GUARD(pool_ready(p));
     GUARD(listener_open(&p->listener, o->host, o->port));
     if (o->announce) o->announce(o->announce_ctx, listener_port(p->listener));
@@ -156,18 +159,15 @@ static Result third_meet(Session *s, const ClientHello *client)
     return shape_send(s->third, &p->b->plan, &p->b->model.config);
 }
 
-static Result net_new(Session *s, const ClientHello *theirs, const ProviderHello *mine)
+static void engine_ready(Session *s, const ClientHello *theirs, const ProviderHello *mine)
 {
-    const Bundle *b = s->p->b;
     uint8_t seed[KEY_BYTES];
     if (is_live(s)) live_feed(&s->words, s->third);
     else pool_feed(&s->segment, s->p->pool);
-    s->engine = engine_new(ROLE_SERVER, s->client, is_live(s) ? &s->words.feed : &s->segment.feed);
+    engine_session(s->p->engine, s->client, is_live(s) ? &s->words.feed : &s->segment.feed);
     session_seed(seed, theirs->random, mine->random, theirs->session);
-    engine_shared_seed(s->engine, seed);
-    engine_pad_seed(s->engine, s->p->pad_seed);
+    engine_shared_seed(s->p->engine, seed);
     wipe(seed, sizeof seed);
-    return secure_new(&s->net, s->engine, &s->arena, &b->model.config, &b->plan, &b->model, bundle_adapter(b));
 }
 
 static Result session_open(Session *s)
@@ -177,11 +177,7 @@ static Result session_open(Session *s)
     Report ready = {0};
     Result r = client_meet(s, &theirs, &mine);
     if (!failed(r) && is_live(s)) r = third_meet(s, &theirs);
-    if (!failed(r)) {
-        s->computing = true;
-        r = net_new(s, &theirs, &mine);
-        s->computing = failed(r);
-    }
+    if (!failed(r)) engine_ready(s, &theirs, &mine);
     wipe(&theirs, sizeof theirs);
     wipe(&mine, sizeof mine);
     GUARD(r);
@@ -189,7 +185,7 @@ static Result session_open(Session *s)
     s->segments = is_live(s) ? &s->live : &s->p->tape;
     if (is_live(s)) {
         channel_timeout(s->third, WORK_SECONDS);
-        GUARD(pins_send(s->third, s->net));
+        GUARD(pins_send(s->third, s->p->net));
         GUARD(message_expect(s->third, MSG_READY, "third"));
         ChannelCount n = channel_count(s->third);
         ready = (Report){n.sent, n.received};
@@ -234,9 +230,9 @@ static Result batch(Session *s, size_t rows, bool last_only)
     uint64_t first = s->segments->next;
     const uint8_t (*keys)[KEY_BYTES] = segments_take(s->segments, rows);
     if (!is_live(s)) GUARD(pool_feed_load(&s->segment, first, rows, keys));
-    engine_begin(s->engine, rows, first, NULL, keys);
+    engine_begin(s->p->engine, rows, first, NULL, keys);
     s->computing = true;
-    GUARD(secure_forward(s->net, rows, NULL, &s->p->known, NULL, last_only));
+    GUARD(secure_forward(s->p->net, rows, NULL, &s->p->known, NULL, last_only));
     s->computing = false;
     return OK;
 }
@@ -251,7 +247,7 @@ static Result conversation(Session *s, const Begin *b, Buffer *frame)
     uint64_t before = words_so_far(s), middle;
     GUARD(conversation_reserve(s, b));
     channel_timeout(s->client, WORK_SECONDS);
-    secure_restart(s->net);
+    secure_restart(s->p->net);
     GUARD(batch(s, b->rows, !b->every));
     middle = words_so_far(s);
     for (;;) {
@@ -298,7 +294,6 @@ static Result session_run(Provider *p, Channel *client, size_t who)
 {
     Session s = {.p = p, .who = who, .client = client};
     Buffer frame = {0};
-    arena_init(&s.arena, true);
     channel_name(client, "client");
     channel_shape(client, &p->o->net);
     trace_begin(p->o->trace);
@@ -307,13 +302,13 @@ static Result session_run(Provider *p, Channel *client, size_t who)
     r = party_abort(r, s.computing && !failure_is_public(r), s.client, s.third);
     channel_close(s.client);
     channel_close(s.third);
-    engine_free(s.engine);
+    engine_session(p->engine, NULL, NULL);                             // nothing of it stays
+    secure_restart(p->net);
     if (s.segments) segments_end(s.segments);
     if (s.live.tape) segments_free(&s.live);
     live_feed_free(&s.words);
     pool_feed_free(&s.segment);
     buffer_free(&frame);
-    arena_free(&s.arena);
     return r;
 }
 
@@ -347,6 +342,7 @@ Result provider_serve(const Bundle *b, const ProviderOptions *o)
     listener_close(p.listener);
     segments_free(&p.tape);
     pool_close(p.pool);
+    engine_free(p.engine);
     arena_free(&p.arena);
     wipe(&p, sizeof p);
     return r;
