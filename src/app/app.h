@@ -129,6 +129,8 @@ typedef struct Parties {
     Setting setting;                           // dealer or 3pc; with plain and clear everything below does nothing
     const char *model, *adapter, *plan;
     const char *net;                           // --net of every party; NULL: loopback
+    const char *synthetic;                     // benchmarks: the seed of synthetic factors, and whether
+    bool synthetic_past;                       // the known positions are synthetic too; see synthetic.h
     bool traced;                               // the parties note what they do, for network_time
     Trace trace;                               // of the client
     unsigned threads;                          // of each party

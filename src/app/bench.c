@@ -6,12 +6,21 @@
 #include <string.h>
 
 const char bench_usage[] =
-    "limits|lookup|matmul|deal|pack [options]\n"
+    "limits|lookup|matmul|deal|pack [options] | generate --shape S --setting S [options]\n"
     "  limits                       what this machine gives: units of the processor, memory, loopback\n"
     "  lookup, matmul, deal, pack   what the kernels reach of it\n"
+    "  generate                     a generation at the size of a real model, beside its plain forward: see below\n"
     "  --threads N                  (1)\n"
     "  --seconds S                  for each race (0.5); more is steadier\n"
-    "  --json\n";
+    "  --json\n"
+    "generate: synthetic 8-bit base of the real shape, made once (3.6 or 6.9 GB), synthetic factors; three processes\n"
+    "  --shape open-llama-3b|llama2-7b  --setting dealer|3pc  --prefer exchanges|bytes  --private lora|layers\n"
+    "  --prompt-tokens N (128)  --tokens N (16)  --frozen F (0.5)  --rank R (64)  --merge M (1)  --context N  --net NET\n"
+    "  --known-prefix N             positions at the start whose tokens both know (1: BOS)\n"
+    "  --synthetic-past N           the cache begins with N positions of synthetic keys and values, under fresh masks\n"
+    "  --layers L                   runs 1 and L secure layers, and scales what a layer adds to all of them\n"
+    "  --cache DIR                  of the base ($XDG_CACHE_HOME/marill, or ~/.cache/marill)\n"
+    "  --seed N (1)  --threads N (of each party)  --json\n";
 
 // ---- races -----------------------------------------------------------------------------------------------------------
 
@@ -189,6 +198,7 @@ static const struct { const char *name; Result (*run)(const BenchArgs *k); } ker
 
 Result bench_command(int argc, char **argv)
 {
+    if (argc > 0 && !strcmp(argv[0], "generate")) return bench_generate(argc - 1, argv + 1);
     const char *what = NULL;
     uint64_t threads = 1;
     BenchArgs k = {.seconds = 0.5};
@@ -204,5 +214,5 @@ Result bench_command(int argc, char **argv)
         threads_start((unsigned)threads);
         return kernels[i].run(&k);
     }
-    return fail(FAIL_USE, "'%s' is none of limits, lookup, matmul, deal, pack", what);
+    return fail(FAIL_USE, "'%s' is none of limits, lookup, matmul, deal, pack, generate", what);
 }

@@ -256,6 +256,7 @@ static Result identity_make(Identity *keep, uint8_t public[32], char hex[65], co
     identity_generate(&id);
     memcpy(public, id.public_key, 32);
     hex_encode(hex, id.public_key, 32);
+    if (path) unlink(path);                    // of earlier parties of this process
     Result r = path ? identity_save(&id, path) : OK;
     if (keep) *keep = id;
     else identity_free(&id);
@@ -300,6 +301,8 @@ static Result provider_line(const Parties *p, Line *l, char path[512], char thre
     line_add(l, "--model", p->model);
     if (p->adapter) line_add(l, "--adapter", p->adapter);
     line_add(l, "--plan", p->plan);
+    if (p->synthetic) line_add(l, "--synthetic", p->synthetic);
+    if (p->synthetic_past) line_add(l, "--synthetic-past", NULL);
     line_add(l, "--client", p->key[0]);
     line_add(l, "--third-key", p->key[2]);
     snprintf(threads, 16, "%u", p->threads);

@@ -1,5 +1,5 @@
 /* party.c - a deployment by hand: keys, the provider, the third, the client. */
-#include "app/app.h"
+#include "app/synthetic.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +22,7 @@ const char serve_usage[] =
     "                               32 hex digits that both call it by\n"
     "  --net NET                    shapes the links as a network, all parties alike and on one machine: see 'marill run'\n"
     "  --trace FILE                 what was sent and received when, in the last session\n"
+    "  --synthetic SEED [--synthetic-past]   factors of the plan's rank from a seed, for benchmarks\n"
     "  --threads N                  (one a core)\n";
 const char third_usage[] =
     "--key FILE --client HEX... --provider HEX... [options]\n"
@@ -87,7 +88,8 @@ typedef struct ServeArgs {
     unsigned setting;                          // of party_settings
     uint64_t positions, epoch, threads;
     uint8_t name[16];
-    bool once;
+    uint64_t seed;                             // synthetic
+    bool once, synthetic, past;
 } ServeArgs;
 
 static Result serve_needs(const ServeArgs *k, const Option *options)
@@ -114,7 +116,8 @@ static Result serve_run(const ServeArgs *k, const Identity *me)
     Bundle b;
     Trace trace = {0};
     Identity mine = *me;
-    GUARD(bundle_load(&b, k->model, k->adapter, k->plan, true));
+    GUARD(k->synthetic ? synthetic_bundle(&b, k->model, k->plan, k->seed, k->past, true)
+                       : bundle_load(&b, k->model, k->adapter, k->plan, true));
     ProviderOptions o = {.host = k->listen.host,
                          .port = k->listen.port,
                          .identity = &mine,
@@ -160,9 +163,12 @@ Result serve_command(int argc, char **argv)
         OPTION("--once", OPT_FLAG, &k.once),
         OPTION("--net", OPT_TEXT, &k.net),
         OPTION("--trace", OPT_TEXT, &k.trace),
+        OPTION("--synthetic", OPT_UINT, &k.seed),
+        OPTION("--synthetic-past", OPT_FLAG, &k.past),
         OPTION("--threads", OPT_UINT, &k.threads, .min = 1, .max = 256),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
+    k.synthetic = option_given(options, "--synthetic");
     GUARD(serve_needs(&k, options));
     GUARD(net_parse(&k.shape, k.net));
     Identity me;

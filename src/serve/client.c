@@ -121,11 +121,11 @@ static Result nets_new(Client *c, const ClientHello *mine, const ProviderHello *
     GUARD(secure_new(&c->net, c->engine, &c->arena, &b->model.config, &b->plan, &b->model, NULL));
     c->plain = plain_new(&b->model, NULL, b->plan.context, &c->arena);
     c->x = arena_new(&c->arena, float, (size_t)b->plan.context * b->model.config.width);
-    if (b->plan.known) {
-        GUARD(plain_embed(c->plain, c->x, &(int32_t){bundle_bos(b)}, 1));
-        plain_layers(c->plain, c->x, 1, 0, b->plan.frozen);
-        plain_advance(c->plain, 1);
+    if (b->plan.known && !b->known_given) {
+        GUARD(plain_embed(c->plain, c->x, bundle_known(b), b->plan.known));
+        plain_layers(c->plain, c->x, b->plan.known, 0, b->plan.frozen);
     }
+    plain_advance(c->plain, b->plan.known);
     return OK;
 }
 

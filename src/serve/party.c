@@ -37,6 +37,12 @@ int32_t bundle_bos(const Bundle *b)
     return b->plan.known ? b->model.config.bos : -1;
 }
 
+const int32_t *bundle_known(const Bundle *b)
+{
+    ASSERT(b->known_tokens || b->plan.known <= 1);
+    return b->known_tokens ? b->known_tokens : &b->model.config.bos;
+}
+
 uint32_t bundle_room(const Bundle *b)
 {
     return b->plan.context - b->plan.known;
@@ -80,12 +86,16 @@ Result known_prefix(KnownPrefix *out, const Bundle *b, Arena *a)
 {
     const Plan *p = &b->plan;
     const float **keys = arena_new(a, const float *, p->layers), **values = arena_new(a, const float *, p->layers);
-    float *x = arena_new(a, float, b->model.config.width);
+    if (b->known_given) {
+        *out = *b->known_given;
+        return OK;
+    }
+    float *x = arena_new(a, float, (size_t)p->known * b->model.config.width);
     *out = (KnownPrefix){keys, values};
     if (!p->known) return OK;
     PlainState *s = plain_new(&b->model, bundle_adapter(b), p->known, a);
-    GUARD(plain_embed(s, x, &(int32_t){bundle_bos(b)}, 1));
-    plain_layers(s, x, 1, 0, b->model.config.layers);
+    GUARD(plain_embed(s, x, bundle_known(b), p->known));
+    plain_layers(s, x, p->known, 0, b->model.config.layers);
     for (uint32_t l = 0; l < p->layers; l++) {
         keys[l] = plain_keys(s, p->frozen + l);
         values[l] = plain_values(s, p->frozen + l);

@@ -35,6 +35,8 @@ typedef struct Bundle {
     bool has_adapter;
     Plan plan;
     Tokenizer *tokenizer;
+    const int32_t *known_tokens;               // (plan.known) NULL: BOS
+    KnownPrefix *known_given;                  // benchmarks: keys and values of the known positions, which then have no tokens
 } Bundle;
 /* adapter_dir: NULL without one. plan_path: NULL takes the default place. want_adapter_weights false (a client): only the
  * plan is read from the adapter folder. */
