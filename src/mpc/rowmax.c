@@ -8,7 +8,7 @@
  * vectors C expands, and S reads, the one word that the public count asks for. */
 #include "mpc/onehot.h"
 
-enum { PART = 4096 };                          // words of the zero tests that T makes at a time
+enum { PART = 4096, PICKED = 2048 };           // words of the zero tests made at a time; vectors so long are not expanded for one word
 
 struct RowMax {
     const Layout *groups, *at;                 // at: (groups * (cells - 1)) a row
@@ -161,17 +161,32 @@ static void tests_deal(const TestJob *j, const Bulk *b, size_t at, uint8_t *deal
     }
 }
 
-/* How many counts of a group are zero, as a share: a word of each test. prg: where its first test's words begin. */
-static uint64_t tests_take(const TestJob *j, const Prg *prg, uint64_t skip, const uint8_t *dealt, size_t at, unsigned w)
+/* How many counts of a group are zero, as a share: a word of each test, of C's stream from `skip` on. */
+static uint64_t tests_client(const TestJob *j, const Bulk *b, size_t skip, size_t at, unsigned w)
 {
-    uint64_t sum = 0, word;
-    unsigned H = j->m->H;
-    for (size_t b = 0; b + 1 < (size_t)1 << H; b++) {
-        size_t entry = (b << w) + (size_t)ring_low(j->m->counts->p[at + b], w);
-        if (prg) prg_words_at(prg, skip + entry * narrow_bytes(H), &word, 1, H);
-        else word = narrow_packed(dealt, entry, H);
-        sum += word;
+    unsigned H = j->m->H, bytes = narrow_bytes(H);
+    size_t tests = ((size_t)1 << H) - 1, each = (size_t)1 << w, some = each >= PICKED ? 1 : PART / each;
+    uint8_t *part = b->scratch;
+    uint64_t sum = 0;
+    for (size_t i = 0; i < tests; i += some) {
+        size_t count = tests - i < some ? tests - i : some;
+        if (each < PICKED) prg_bytes(b->prg, part, count * each * bytes);
+        for (size_t v = 0; v < count; v++) {
+            size_t entry = (size_t)ring_low(j->m->counts->p[at + i + v], w);
+            uint64_t word = 0;
+            if (each < PICKED) memcpy(&word, part + (v * each + entry) * bytes, bytes);
+            else prg_words_at(b->prg, skip + ((i + v) * each + entry) * bytes, &word, 1, H);
+            sum += word;
+        }
     }
+    return sum;
+}
+
+static uint64_t tests_server(const TestJob *j, const uint8_t *dealt, size_t at, unsigned w)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i + 1 < (size_t)1 << j->m->H; i++)
+        sum += narrow_packed(dealt, (i << w) + (size_t)ring_low(j->m->counts->p[at + i], w), j->m->H);
     return sum;
 }
 
@@ -192,8 +207,8 @@ static void test_block(void *ctx, const Bulk *b)
     for (size_t i = 0; i < b->count; i++) {
         size_t g = b->from + i, at = m->at->begin[b->row] + (g - m->groups->begin[b->row]) * tests;
         if (e->role == ROLE_THIRD) tests_deal(j, b, at, b->dealt + i * dealt, w);
-        if (e->client) j->top.c.word[g] = tests - tests_take(j, b->prg, i * stream, NULL, at, w);
-        if (e->server) j->top.s.word[g] = 0 - tests_take(j, NULL, 0, b->dealt + i * dealt, at, w);
+        if (e->client) j->top.c.word[g] = tests - tests_client(j, b, i * stream, at, w);
+        if (e->server) j->top.s.word[g] = 0 - tests_server(j, b->dealt + i * dealt, at, w);
         if (e->clear) j->top.s.word[g] = tests - true_zeros(m->counts, at, tests, w) - j->top.c.word[g];
     }
 }

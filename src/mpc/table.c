@@ -1,8 +1,8 @@
 /* table.c - the public tables of split lookups, the same bits on every machine.
  *
- * Only +, -, *, / and sqrt of IEEE doubles in a fixed order (the build forbids contraction), no libm function whose last bit
- * may differ: exp is a reduction by ln 2 in two parts and a polynomial, with an error below 2^-50, far under a table's step;
- * rounding adds and subtracts 1.5 * 2^52. Vector units do the same operations on more cells at a time.
+ * Only +, -, * and / of IEEE doubles in a fixed order (the build forbids contraction), no libm function whose last bit
+ * may differ: exp is a reduction by ln 2 in two parts and a polynomial, 1/x and 1/sqrt(x) are Newton's, with errors below 2^-50,
+ * far under a table's step; rounding adds and subtracts 1.5 * 2^52. Vector units do the same operations on more cells at a time.
  *
  * A lookup opens i^ = i + r and splits both at bit k: i = 2^k (h^ - h_r) + (l^ - p). For each l^ a row of the table holds a
  * word for every cell h, of the function over p = 0..2^k-1: rank 1 exactly, rank 2 as a line fitted at five Chebyshev
@@ -27,12 +27,23 @@ enum { NARROW_BYTES = 8 << 20, BLOCK = 256 };
 
 static const double magic = 0x1.8p52;          // adding it rounds to an integer, to nearest, ties to even, if |x| < 2^51
 
-LANE double power_of_two(int64_t n)            // -1022 <= n <= 1023
+LANE double from_bits(uint64_t bits)
 {
-    uint64_t bits = (uint64_t)(n + 1023) << 52;
     double x;
     memcpy(&x, &bits, sizeof x);
     return x;
+}
+
+LANE uint64_t to_bits(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+LANE double power_of_two(int64_t n)            // -1022 <= n <= 1023
+{
+    return from_bits((uint64_t)(n + 1023) << 52);
 }
 
 LANE double bits_to_integer(double shifted)    // of a double that had `magic` added
@@ -59,27 +70,43 @@ LANE double fixed_exp(double x)
     p = p * r + 0.5;
     p = p * r + 1;
     p = p * r + 1;
-    uint64_t bits;                             // magic + n: n is in the low bits
-    memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + 1023) << 52;
-    double scale;
-    memcpy(&scale, &bits, sizeof scale);
-    double y = p * scale;
+    double y = p * from_bits((to_bits(shifted) + 1023) << 52);     // magic + n: n is in the low bits
     return x < -700 ? 0 : y;
+}
+
+/* 1/v and 1/sqrt(v), 0 < v < 2^1000, to 2^-50: Newton's method from a guess that negates, or halves and negates, the exponent.
+ * Products are many times faster than the divisions and roots of a vector unit, and the same on every machine. */
+LANE double fast_reciprocal(double v)
+{
+    double y = from_bits(0x7FDE623822FC16E6u - to_bits(v));    // to 12 %, then 1.5 %, 2^-12, 2^-24, 2^-48 and beyond
+    y = y * (2 - v * y);                       // written out: a loop would keep the cells from being a vector
+    y = y * (2 - v * y);
+    y = y * (2 - v * y);
+    y = y * (2 - v * y);
+    return y * (2 - v * y);
+}
+
+LANE double fast_rsqrt(double v)
+{
+    double y = from_bits(0x5FE6EB50C7B537A9u - (to_bits(v) >> 1)), half = 0.5 * v;   // to 3.5 %, then 2^-9, 2^-17, 2^-34 and beyond
+    y = y * (1.5 - half * y * y);
+    y = y * (1.5 - half * y * y);
+    y = y * (1.5 - half * y * y);
+    return y * (1.5 - half * y * y);
 }
 
 LANE double function_value(Function fn, double v)
 {
     if (fn == FN_EXP) return fixed_exp(v);
     if (fn == FN_SILU) return v / (1 + fixed_exp(-v));
-    if (fn == FN_RSQRT) return 1 / __builtin_sqrt(v);
-    if (fn == FN_RECIPROCAL) return 1 / v;
+    if (fn == FN_RSQRT) return fast_rsqrt(v);
+    if (fn == FN_RECIPROCAL) return fast_reciprocal(v);
     double z = 0.7978845608028654 * (v + 0.044715 * v * v * v);   // GELU, the tanh form, tanh(z) = 1 - 2 / (exp(2 z) + 1)
     return 0.5 * v * (2 - 2 / (fixed_exp(2 * z) + 1));
 }
 
-/* What a row needs of its table, as doubles. */
-typedef struct Row { double step, offset, gain, floor, ceiling, width, low, size0, size1; } Row;
+/* What a row needs of its table, as doubles: vector units mix nothing else with them well. */
+typedef struct Row { double step, offset, gain, floor, ceiling, width, low, size0, size1, cells, wrap, border; } Row;
 
 LANE double row_value(const Row *r, Function fn, double i)
 {
@@ -100,40 +127,35 @@ LANE void row_line(const Row *r, Function fn, double start, double *constant, do
     *slope = ((a - e) * n0 + (b - d) * n1) * 0.4 * r->width / (r->width > 1 ? r->width - 1 : 1);
 }
 
+/* Cells from `wrap` on count as negative. */
 static Row row_of(const Table *t, uint64_t low)
 {
     const LookupSpec *s = &t->spec;
-    return (Row){power_of_two(-(int64_t)s->f), s->offset, s->gain, s->floor, s->ceiling, power_of_two(s->k), (double)low, power_of_two(s->f0), power_of_two(s->f1)};
-}
-
-/* The first index of cell h, an integer of 32 bits: vector units turn those into doubles. */
-LANE double cell_start(const LookupSpec *s, int32_t cells, int32_t h, double width)
-{
-    int32_t wrapped = h - cells;
-    int32_t at = s->never_positive ? (h == 0 ? 0 : wrapped) : s->from_zero || h < cells / 2 ? h : wrapped;
-    return (double)at * width;
+    double cells = (double)t->cells;
+    return (Row){power_of_two(-(int64_t)s->f), s->offset, s->gain, s->floor, s->ceiling, power_of_two(s->k), (double)low, power_of_two(s->f0),
+                 power_of_two(s->f1), cells, s->never_positive ? 1 : s->from_zero ? cells : cells / 2, s->border};
 }
 
 // ---- cells -----------------------------------------------------------------------------------------------------------
 
-/* Scaled and rounded, plus `magic`: exact integers of less than 51 bits. */
-LANE void cell_values(const Table *t, const Row *r, Function fn, int32_t h, double *u0, double *u1)
+/* Scaled and rounded, plus `magic`: exact integers of less than 51 bits. Cells below the border are zero. */
+LANE void cell_values(const Row *r, Function fn, double h, double *u0, double *u1)
 {
-    double start = cell_start(&t->spec, (int32_t)t->cells, h, r->width);
+    double start = (h < r->wrap ? h : h - r->cells) * r->width, size0 = h < r->border ? 0 : r->size0, size1 = h < r->border ? 0 : r->size1;
     double constant = 0, slope = 0;
     if (fn == FN_EXP) constant = row_value(r, fn, start + r->low);
     else row_line(r, fn, start, &constant, &slope);
-    bool below = h < (int32_t)t->spec.border;
-    *u0 = (below ? 0 : constant * r->size0) + magic;
-    *u1 = (below ? 0 : slope * r->size1) + magic;
+    *u0 = constant * size0 + magic;
+    *u1 = slope * size1 + magic;
 }
 
 /* Entries from .. from + count: of cell (cells - entry) mod cells. */
-LANES void cells_fill(const Table *t, const Row *r, size_t from, size_t count, double *u0, double *u1)
+LANES void cells_fill(const Row *row, Function fn, size_t from, size_t count, double *u0, double *u1)
 {
-    const int32_t last = (int32_t)t->cells - 1, first = (int32_t)(t->cells - from), n = (int32_t)count;
-#define FILL(fn) for (int32_t i = 0; i < n; i++) cell_values(t, r, fn, (first - i) & last, &u0[i], &u1[i]); break
-    switch (t->spec.fn) {
+    const Row r = *row;
+    const int32_t last = (int32_t)r.cells - 1, first = (int32_t)r.cells - (int32_t)from, n = (int32_t)count;
+#define FILL(fn) for (int32_t i = 0; i < n; i++) cell_values(&r, fn, (double)((first - i) & last), &u0[i], &u1[i]); break
+    switch (fn) {
     case FN_EXP: FILL(FN_EXP);
     case FN_SILU: FILL(FN_SILU);
     case FN_GELU: FILL(FN_GELU);
@@ -148,10 +170,7 @@ unsigned column_width(const Table *t, unsigned column) { return column == 0 ? t-
 /* The integer of a rounded value: a double in [2^52, 2^53) counts with its bits. Others give what no column has room for. */
 LANE int64_t word_of(double shifted)
 {
-    int64_t bits, zero;
-    memcpy(&bits, &shifted, sizeof bits);
-    memcpy(&zero, &magic, sizeof zero);
-    return bits - zero;
+    return (int64_t)(to_bits(shifted) - to_bits(magic));
 }
 
 /* A word must leave two bits of its ring of m free. */
@@ -164,7 +183,7 @@ uint64_t table_word(const Table *t, uint64_t low, unsigned column, size_t cell)
     Row r = row_of(t, low);
     double u[2];
     if (column == 2) return cell < t->spec.border;
-    cell_values(t, &r, t->spec.fn, (int32_t)cell, &u[0], &u[1]);
+    cell_values(&r, t->spec.fn, (double)cell, &u[0], &u[1]);
     int64_t word = word_of(u[column]), limit = word_limit(column_width(t, column));
     if (word >= limit || word <= -limit) word_refuse(word, column_width(t, column));
     return (uint64_t)word;
@@ -196,7 +215,7 @@ static void row_make(const Table *t, uint64_t low, uint8_t *row)
     double u[2][BLOCK];
     for (size_t at = 0; at < t->cells; at += BLOCK) {
         size_t count = t->cells - at < BLOCK ? t->cells - at : BLOCK;
-        cells_fill(t, &r, at, count, u[0], u[1]);
+        cells_fill(&r, t->spec.fn, at, count, u[0], u[1]);
         for (unsigned j = 0; j < t->columns; j++) {
             unsigned m = column_width(t, j);
             uint8_t *column = row + (j ? t->cells * t->bytes[0] : 0);
