@@ -66,7 +66,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static bool started;
-    if (!started) num_init(false), crypto_init(false), started = true;
+    if (!started) num_init(NUM_BEST), crypto_init(false), started = true;
     if (size < 1) return 0;
     Wired *w = calloc(1, sizeof *w);
     *w = (Wired){.link = {.kind = &wired, .peer = "peer", .timeout = 1}, .data = data + 1, .len = size - 1};

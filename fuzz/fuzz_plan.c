@@ -9,7 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                       .context = 80,
                                       .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2};
     static bool started;
-    if (!started) num_init(false), crypto_init(false), started = true;
+    if (!started) num_init(NUM_BEST), crypto_init(false), started = true;
     Plan p;
     if (!failed(plan_parse(&p, (const char *)data, size)) && !failed(plan_check(&p, &shape))) {
         Cost c;

@@ -27,12 +27,19 @@ static void *copy(const void *x, size_t size)
     return size ? memcpy(y, x, size) : y;
 }
 
-/* Whether this machine has other kernels than the portable ones; leaves those chosen. */
-static void need_fast(void)
+static void need_family(NumFamily family)
 {
-    num_init(false);
-    if (!strcmp(num_kernels(), "portable")) SKIP("the processor has no AVX-512");
+    static const char *const names[] = {[NUM_PORTABLE] = "portable", [NUM_AVX2] = "avx2", [NUM_AVX512] = "avx512", [NUM_AMX] = "amx"};
+    num_init(family);
+    if (strcmp(num_kernels(), names[family])) SKIP("the processor has no such instructions");
 }
+
+/* A case for every family of kernels. */
+#define FAMILIES(name, check) \
+    TEST(name##_portable) { need_family(NUM_PORTABLE); check(); } \
+    TEST(name##_avx2) { need_family(NUM_AVX2); check(); } \
+    TEST(name##_avx512) { need_family(NUM_AVX512); check(); } \
+    TEST(name##_amx) { need_family(NUM_AMX); check(); }
 
 // ---- vectors ---------------------------------------------------------------------------------------------------------
 
@@ -56,8 +63,7 @@ static void elementwise_check(void)
     }
 }
 
-TEST(ring_elementwise_portable) { num_init(true); CHECK(!strcmp(num_kernels(), "portable")); elementwise_check(); }
-TEST(ring_elementwise_fast) { need_fast(); elementwise_check(); }
+FAMILIES(ring_elementwise, elementwise_check)
 
 TEST(ring_signed_and_real)
 {
@@ -110,13 +116,12 @@ static void shift_check(void)
         }
 }
 
-TEST(ring_shift_rounds_portable) { num_init(true); shift_check(); }
-TEST(ring_shift_rounds_fast) { need_fast(); shift_check(); }
+FAMILIES(ring_shift_rounds, shift_check)
 
 TEST(ring_shift_is_unbiased)
 {
     enum { N = 8, K = 3 };
-    num_init(false);
+    num_init(NUM_BEST);
     for (uint64_t x = 0; x < 1 << N; x++) {
         uint64_t ups = 0;
         for (uint64_t r = 0; r < 1 << N; r++) {
@@ -133,7 +138,7 @@ TEST(ring_shift_is_unbiased)
 
 TEST(pack_is_little_endian_without_gaps)
 {
-    num_init(true);
+    num_init(NUM_PORTABLE);
     for (unsigned n = 1; n <= 64; n++) {
         uint64_t x[77];
         uint8_t out[77 * 8 + 1], want[77 * 8 + 1] = {0};
@@ -167,22 +172,22 @@ static void round_trip_check(void)
         }
 }
 
-TEST(pack_round_trip_portable) { num_init(true); round_trip_check(); }
-TEST(pack_round_trip_fast) { need_fast(); round_trip_check(); }
+FAMILIES(pack_round_trip, round_trip_check)
 
-TEST(pack_fast_is_portable)
+TEST(pack_is_the_same_in_all_families)
 {
-    need_fast();
     for (unsigned n = 1; n <= 64; n++)
         for (size_t t = 0; t < LENGTHS_COUNT; t++) {
             size_t len = LENGTHS[t], size = ring_packed_size(len, n);
             uint64_t *x = words(len);
             uint8_t *a = malloc(size + 1), *b = malloc(size + 1);
-            num_init(true);
+            num_init(NUM_PORTABLE);
             ring_pack(a, x, len, n);
-            num_init(false);
-            ring_pack(b, x, len, n);
-            CHECK(!memcmp(a, b, size));
+            for (NumFamily f = NUM_AVX2; f <= NUM_AMX; f++) {
+                num_init(f);
+                ring_pack(b, x, len, n);
+                CHECK(!memcmp(a, b, size));
+            }
             free(x), free(a), free(b);
         }
 }
@@ -230,9 +235,8 @@ static void linear_check(void)
     linear_case(0, 3, 5, false, 64);
 }
 
-TEST(linear_portable) { num_init(true); linear_check(); }
-TEST(linear_fast) { need_fast(); linear_check(); }
-TEST(linear_threaded) { num_init(false); threads_start(3); linear_case(9, 301, 770, false, 64); linear_case(64, 67, 1000, true, 47); }
+FAMILIES(linear, linear_check)
+TEST(linear_threaded) { num_init(NUM_BEST); threads_start(3); linear_case(9, 301, 770, false, 64); linear_case(64, 67, 1000, true, 47); }
 
 static void matmul_case(size_t rows, size_t n, size_t k, unsigned bits)
 {
@@ -261,9 +265,8 @@ static void matmul_check(void)
     matmul_case(130, 33, 1100, 64);
 }
 
-TEST(matmul_portable) { num_init(true); matmul_check(); }
-TEST(matmul_fast) { need_fast(); matmul_check(); }
-TEST(matmul_threaded) { num_init(false); threads_start(3); matmul_case(64, 203, 400, 50); matmul_case(64, 203, 400, 64); }
+FAMILIES(matmul, matmul_check)
+TEST(matmul_threaded) { num_init(NUM_BEST); threads_start(3); matmul_case(64, 203, 400, 50); matmul_case(64, 203, 400, 64); }
 
 static void vecmat_check(void)
 {
@@ -284,8 +287,7 @@ static void vecmat_check(void)
         }
 }
 
-TEST(vecmat_and_dot_portable) { num_init(true); vecmat_check(); }
-TEST(vecmat_and_dot_fast) { need_fast(); vecmat_check(); }
+FAMILIES(vecmat_and_dot, vecmat_check)
 
 // ---- selection -------------------------------------------------------------------------------------------------------
 
@@ -354,8 +356,8 @@ static void onehot_check(void)
         }
 }
 
-TEST(select_portable) { num_init(true); select_check(); onehot_check(); }
-TEST(select_fast) { need_fast(); select_check(); onehot_check(); }
+FAMILIES(select, select_check)
+FAMILIES(onehot, onehot_check)
 
 // ---- narrow words ----------------------------------------------------------------------------------------------------
 
@@ -410,7 +412,7 @@ static void narrow_rows_check(void)
         }
 }
 
-TEST(narrow_portable) { num_init(true); narrow_packing_check(); narrow_rows_check(); }
-TEST(narrow_fast) { need_fast(); narrow_packing_check(); narrow_rows_check(); }
+FAMILIES(narrow_packing, narrow_packing_check)
+FAMILIES(narrow_rows, narrow_rows_check)
 
 int main(int argc, char **argv) { return test_main(argc, argv); }

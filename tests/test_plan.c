@@ -285,4 +285,4 @@ TEST(costs_of_a_large_shape)
     }
 }
 
-int main(int argc, char **argv) { num_init(false); crypto_init(false); return test_main(argc, argv); }
+int main(int argc, char **argv) { num_init(NUM_BEST); crypto_init(false); return test_main(argc, argv); }

@@ -321,4 +321,4 @@ TEST(the_public_hash_covers_integers_and_scales)
     plan_free(&p);
 }
 
-int main(int argc, char **argv) { num_init(false); crypto_init(false); return test_main(argc, argv); }
+int main(int argc, char **argv) { num_init(NUM_BEST); crypto_init(false); return test_main(argc, argv); }

@@ -314,4 +314,4 @@ TEST(fidelity_on_a_real_checkpoint)
     arena_free(&a);
 }
 
-int main(int argc, char **argv) { num_init(false); crypto_init(false); return test_main(argc, argv); }
+int main(int argc, char **argv) { num_init(NUM_BEST); crypto_init(false); return test_main(argc, argv); }

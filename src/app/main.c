@@ -57,7 +57,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);                  // a peer or a reader that left is a failed write
     launch_begin();
     crypto_init(false);
-    num_init(false);
+    num_init(NUM_BEST);
     Result r = dispatch(argc, argv);
     if (!failed(r)) r = output_flush();
     else fflush(stdout);

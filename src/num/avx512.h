@@ -48,4 +48,17 @@ AVX512_INLINE __m512i sums8(const __m512i v[8])
     return _mm512_add_epi64(_mm512_shuffle_i64x2(q[0], q[1], 0x88), _mm512_shuffle_i64x2(q[0], q[1], 0xDD));
 }
 
+/* v[i] lane j <-> v[j] lane i, lanes of 64 bits. */
+AVX512_INLINE void transpose8(__m512i v[8])
+{
+    __m512i t[8];
+    UNROLL for (int i = 0; i < 8; i += 2) t[i] = _mm512_unpacklo_epi64(v[i], v[i + 1]), t[i + 1] = _mm512_unpackhi_epi64(v[i], v[i + 1]);
+    UNROLL for (int i = 0; i < 8; i += 4)
+        UNROLL for (int j = i; j < i + 2; j++)
+            v[j] = _mm512_shuffle_i64x2(t[j], t[j + 2], 0x88), v[j + 2] = _mm512_shuffle_i64x2(t[j], t[j + 2], 0xDD);
+    UNROLL for (int j = 0; j < 4; j++)
+        t[j] = _mm512_shuffle_i64x2(v[j], v[j + 4], 0x88), t[j + 4] = _mm512_shuffle_i64x2(v[j], v[j + 4], 0xDD);
+    UNROLL for (int j = 0; j < 8; j++) v[j] = t[j];
+}
+
 #endif

@@ -14,6 +14,7 @@ typedef struct { uint64_t *out; const uint64_t *a, *b; size_t ldo, lda, ldb, row
 
 typedef struct {
     const char *name;
+    size_t columns;                            // parts of a product are multiples of so many columns of out
     void (*add)(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
     void (*sub)(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
     void (*mul)(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
@@ -34,7 +35,7 @@ typedef struct {
 } Kernels;
 
 extern const Kernels *num_kernel;              // the chosen ones
-extern const Kernels num_portable, num_avx512;
+extern const Kernels num_portable, num_avx512, num_amx;            // num_amx: avx512 but for linear and matmul
 
 #define KERNEL(kernel) \
     void kernel##_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len); \
@@ -56,6 +57,9 @@ extern const Kernels num_portable, num_avx512;
     void kernel##_narrow_onehot(void *words, const uint64_t *point, size_t count, size_t cells, unsigned n);
 KERNEL(portable)
 KERNEL(avx512)
+void amx_linear(const Linear *p, size_t begin, size_t end);
+void amx_matmul(const Matmul *p, size_t begin, size_t end);
+bool amx_prepare(void);                        // whether there are tiles, and the kernel lets this process use them
 void avx512_prepare(void);                     // the permutations of packing; before the first use
 void avx512_prepare_narrow(void);
 #undef KERNEL

@@ -32,6 +32,19 @@ static uint64_t limbs_index(uint8_t index[64], unsigned bytes)
     return used;
 }
 
+/* Two groups of 4 bytes of k, for up to 16 columns, which may reach into the next tile. */
+AVX512_INLINE void columns_store(const Limbs *l, size_t group, size_t column, __mmask16 there, const __m512i v[2])
+{
+    size_t lane = column % 16, size = 16 * l->stretch;
+    uint8_t *to = l->at + column / 16 * size + 64 * group + 4 * lane;
+    __mmask16 here = (__mmask16)(there & 0xFFFF >> lane), next = (__mmask16)(there & ~(0xFFFF >> lane));
+    _mm512_mask_storeu_epi32(to, here, v[0]);
+    _mm512_mask_storeu_epi32(to + 64, here, v[1]);
+    if (!next) return;
+    _mm512_mask_storeu_epi32(to + size - 64, next, v[0]);
+    _mm512_mask_storeu_epi32(to + size, next, v[1]);
+}
+
 AVX512 void limbs_make(const Limbs *l, const uint64_t *x, size_t ldx, size_t rows, size_t len, unsigned bytes, unsigned count)
 {
     uint8_t bytes_from[64];
@@ -48,32 +61,14 @@ AVX512 void limbs_make(const Limbs *l, const uint64_t *x, size_t ldx, size_t row
                 v[r] = r >= height ? _mm512_setzero_si512() :
                     _mm512_maskz_permutexvar_epi8(used, from, _mm512_maskz_loadu_epi64(m, at + r * ldx));
             transpose16(v);
-            uint8_t *to = l->at + i * bytes / 4 * l->stride + 4 * row;
-            UNROLL for (unsigned limb = 0; limb < 8; limb++) {
-                if (limb >= count) break;
-                _mm512_mask_storeu_epi32(to + 4 * limb * rows, there, v[2 * limb]);
-                _mm512_mask_storeu_epi32(to + 4 * limb * rows + l->stride, there, v[2 * limb + 1]);
-            }
+            for (unsigned limb = 0; limb < count; limb++) columns_store(l, i * bytes / 4, limb * rows + row, there, v + 2 * limb);
         }
     }
     size_t columns = rows * count;
     if (columns == l->columns) return;
-    __mmask16 rest = (__mmask16)((1u << (l->columns - columns)) - 1);
-    for (size_t g = 0; g < padded * bytes / 4; g++)
-        _mm512_mask_storeu_epi32(l->at + g * l->stride + 4 * columns, rest, _mm512_setzero_si512());
-}
-
-/* v[i] lane j <-> v[j] lane i, lanes of 64 bits. */
-AVX512_INLINE void transpose8(__m512i v[8])
-{
-    __m512i t[8];
-    UNROLL for (int i = 0; i < 8; i += 2) t[i] = _mm512_unpacklo_epi64(v[i], v[i + 1]), t[i + 1] = _mm512_unpackhi_epi64(v[i], v[i + 1]);
-    UNROLL for (int i = 0; i < 8; i += 4)
-        UNROLL for (int j = i; j < i + 2; j++)
-            v[j] = _mm512_shuffle_i64x2(t[j], t[j + 2], 0x88), v[j + 2] = _mm512_shuffle_i64x2(t[j], t[j + 2], 0xDD);
-    UNROLL for (int j = 0; j < 4; j++)
-        t[j] = _mm512_shuffle_i64x2(v[j], v[j + 4], 0x88), t[j + 4] = _mm512_shuffle_i64x2(v[j], v[j + 4], 0xDD);
-    UNROLL for (int j = 0; j < 8; j++) v[j] = t[j];
+    const __m512i zero[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (size_t g = 0; g < padded * bytes / 4; g += 2)
+        columns_store(l, g, columns, (__mmask16)((1u << (l->columns - columns)) - 1), zero);
 }
 
 AVX512_INLINE void combine(uint64_t *out, size_t ldo, size_t valid, bool add, const LimbSums *s, bool is_signed)

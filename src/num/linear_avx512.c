@@ -12,7 +12,7 @@ enum {
     ROWS = 64,                                 // at most so many at once
     OUTPUTS = 8,
     PANEL = LIMBS_LEN + 64,                    // bytes between rows of a panel of weights
-    AHEAD = 4096                               // bytes
+    PLANE = 24576                              // bytes of k of one row at once: more than models have
 };
 
 // ---- rows ------------------------------------------------------------------------------------------------------------
@@ -23,23 +23,15 @@ AVX512_INLINE void linear_tile(int32_t *sum, const Limbs *l, const uint8_t *x, c
     __m512i acc[3 * OUTPUTS], v[3];
     UNROLL for (int i = 0; i < 3 * OUTPUTS; i++) acc[i] = _mm512_setzero_si512();
     for (size_t g = 0; g < groups; g++) {
-        UNROLL for (int t = 0; t < vectors; t++) v[t] = _mm512_loadu_si512(x + 64 * t);
+        UNROLL for (int t = 0; t < vectors; t++) v[t] = _mm512_loadu_si512(x + 64 * g + (size_t)t * 16 * l->stretch);
         UNROLL for (int j = 0; j < OUTPUTS; j++) {
             __m512i w = _mm512_set1_epi32(((const int32_t *)(const void *)(panel + j * PANEL))[g]);
             if (vectors > 1) LOADED(w);
             UNROLL for (int t = 0; t < vectors; t++) acc[j * 3 + t] = _mm512_dpbusd_epi32(acc[j * 3 + t], v[t], w);
         }
-        x += l->stride;
     }
     UNROLL for (int j = 0; j < OUTPUTS; j++)
         UNROLL for (int t = 0; t < vectors; t++) _mm512_storeu_si512(sum + (size_t)j * l->columns + 16 * t, acc[j * 3 + t]);
-}
-
-static uint64_t words_sum(const uint64_t *x, size_t len)
-{
-    uint64_t sum = 0;
-    for (size_t i = 0; i < len; i++) sum += x[i];
-    return sum;
 }
 
 /* Words at..at + len of k for rows row..row + rows, whose limbs are given. */
@@ -48,7 +40,7 @@ AVX512 static void linear_rows(const Linear *p, size_t begin, size_t end, const 
     _Alignas(64) uint8_t panel[OUTPUTS * PANEL];
     _Alignas(64) int32_t sum[OUTPUTS * ROWS * 8];
     uint64_t plus[ROWS];
-    for (size_t r = 0; r < rows && p->bytes == 2; r++) plus[r] = 128 * words_sum(p->x + (row + r) * p->k + at, len);
+    for (size_t r = 0; r < rows && p->bytes == 2; r++) plus[r] = words_sum(p->x + (row + r) * p->k + at, len) << 7;
     LimbSums s = {sum, l->columns, rows, (p->bits + 7) / 8, true, p->bytes == 2 ? plus : NULL};
     size_t size = len * p->bytes, groups = (size + 3) / 4;
     for (size_t j = begin; j < end; j += OUTPUTS) {
@@ -56,9 +48,9 @@ AVX512 static void linear_rows(const Linear *p, size_t begin, size_t end, const 
         limbs_panel(panel, PANEL, (const uint8_t *)p->w + (j * p->k + at) * p->bytes, p->k * p->bytes, OUTPUTS, valid, size, p->bytes);
         for (size_t c = 0, left = l->columns / 16; left;) {
             size_t vectors = left == 4 ? 2 : left < 3 ? left : 3;
-            if (vectors == 3) linear_tile(sum + c, l, l->at + 4 * c, panel, groups, 3);
-            else if (vectors == 2) linear_tile(sum + c, l, l->at + 4 * c, panel, groups, 2);
-            else linear_tile(sum + c, l, l->at + 4 * c, panel, groups, 1);
+            if (vectors == 3) linear_tile(sum + c, l, l->at + c * l->stretch, panel, groups, 3);
+            else if (vectors == 2) linear_tile(sum + c, l, l->at + c * l->stretch, panel, groups, 2);
+            else linear_tile(sum + c, l, l->at + c * l->stretch, panel, groups, 1);
             c += 16 * vectors, left -= vectors;
         }
         limbs_combine(p->out + row * p->n + j, p->n, valid, at > 0, &s);
@@ -74,20 +66,20 @@ AVX512 static void linear_many(const Linear *p, size_t begin, size_t end)
     unsigned count = (p->bits + 7) / 8;
     for (size_t row = 0; row < p->rows; row += ROWS) {
         size_t rows = p->rows - row < ROWS ? p->rows - row : ROWS;
-        Limbs l = limbs_layout(space, rows, count);
-        size_t stretch = limbs_fit(&l) / p->bytes, used = stretch < p->k ? stretch : p->k;
+        Limbs l = limbs_layout(space, rows, count, p->k * p->bytes);
+        size_t stretch = l.stretch / p->bytes;
         for (size_t at = 0; at < p->k; at += stretch) {
             size_t len = p->k - at < stretch ? p->k - at : stretch;
             limbs_make(&l, p->x + row * p->k + at, p->k, rows, len, p->bytes, count);
             linear_rows(p, begin, end, &l, row, rows, at, len);
         }
-        wipe(space, (used * p->bytes + 63) / 64 * 16 * l.stride);              // shares
+        wipe(space, l.columns * l.stretch);    // shares
     }
 }
 
 // ---- one row ---------------------------------------------------------------------------------------------------------
 
-/* plane (count, LIMBS_LEN): limb l of len words; for 16-bit weights, limbs l and l - 1 by turns. */
+/* plane (count, PLANE): limb l of len words; for 16-bit weights, limbs l and l - 1 by turns. */
 AVX512 static void planes_make(uint8_t *plane, const uint64_t *x, size_t len, unsigned bytes, unsigned count)
 {
     size_t step = 64 / bytes;
@@ -109,7 +101,7 @@ AVX512 static void planes_make(uint8_t *plane, const uint64_t *x, size_t len, un
                 __mmask8 where = (__mmask8)(1u << (w * bytes / 8));
                 v = _mm512_mask_permutexvar_epi64(v, where, _mm512_sub_epi64(eighth, _mm512_set1_epi64((long long)(w * bytes / 8))), out);
             }
-            _mm512_storeu_si512(plane + limb * LIMBS_LEN + i * bytes, v);
+            _mm512_storeu_si512(plane + limb * PLANE + i * bytes, v);
         }
 }
 
@@ -119,28 +111,28 @@ AVX512_INLINE __m512i lanes_widen(__m512i v)
     return _mm512_add_epi64(_mm512_srai_epi64(_mm512_slli_epi64(v, 32), 32), _mm512_srai_epi64(v, 32));
 }
 
-/* out[j] (+)= one row's stretch of `size` bytes of k, for `outputs` of them whose weights are pitch bytes apart. */
-AVX512_INLINE void row_tile(uint64_t sum[OUTPUTS], const uint8_t *plane, const uint8_t *const *w, size_t size, unsigned bytes,
-                            int outputs, int count)
+/* sum[j] over `size` bytes of k, for some outputs. The next outputs' weights, `ahead` bytes further, are fetched meanwhile. */
+AVX512_INLINE void row_tile(uint64_t sum[OUTPUTS], const uint8_t *plane, const uint8_t *const *w, size_t size, size_t ahead,
+                            unsigned bytes, int outputs, int count)
 {
     __m512i acc[4 * 8], total[OUTPUTS], v[4], flip = _mm512_set1_epi16(bytes == 2 ? FLIP : 0);
     UNROLL for (int i = 0; i < outputs * count; i++) acc[i] = _mm512_setzero_si512();
     size_t i = 0;
     for (; i + 64 <= size; i += 64) {
         UNROLL for (int j = 0; j < outputs; j++) {
-            _mm_prefetch((const char *)w[j] + i + AHEAD, _MM_HINT_T0);
+            _mm_prefetch((const char *)w[j] + i + ahead, _MM_HINT_T1);
             v[j] = _mm512_loadu_si512(w[j] + i);
             if (bytes == 2) v[j] = _mm512_xor_si512(v[j], flip);
         }
         UNROLL for (int l = 0; l < count; l++) {
-            __m512i x = _mm512_loadu_si512(plane + l * LIMBS_LEN + i);
+            __m512i x = _mm512_loadu_si512(plane + l * PLANE + i);
             UNROLL for (int j = 0; j < outputs; j++) acc[l * outputs + j] = _mm512_dpbusd_epi32(acc[l * outputs + j], x, v[j]);
         }
     }
     if (i < size) {
         UNROLL for (int j = 0; j < outputs; j++) v[j] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(bytes64(size - i), w[j] + i), flip);
         UNROLL for (int l = 0; l < count; l++) {
-            __m512i x = _mm512_loadu_si512(plane + l * LIMBS_LEN + i);
+            __m512i x = _mm512_loadu_si512(plane + l * PLANE + i);
             UNROLL for (int j = 0; j < outputs; j++) acc[l * outputs + j] = _mm512_dpbusd_epi32(acc[l * outputs + j], x, v[j]);
         }
     }
@@ -155,12 +147,12 @@ AVX512_INLINE void row_outputs(const Linear *p, size_t begin, size_t end, const 
                                int count)
 {
     const int outputs = count <= 6 ? 4 : 3;
-    uint64_t plus = bytes == 2 ? 128 * words_sum(p->x + at, len) : 0, sum[OUTPUTS];
+    uint64_t plus = bytes == 2 ? words_sum(p->x + at, len) << 7 : 0, sum[OUTPUTS];
     for (size_t j = begin; j < end; j += (size_t)outputs) {
         const uint8_t *w[4];
         for (size_t c = 0; c < (size_t)outputs; c++)               // outputs that do not exist repeat the last
             w[c] = (const uint8_t *)p->w + ((j + c < end ? j + c : end - 1) * p->k + at) * bytes;
-        row_tile(sum, plane, w, len * bytes, bytes, outputs, count);
+        row_tile(sum, plane, w, len * bytes, (size_t)outputs * p->k * bytes, bytes, outputs, count);
         for (size_t c = 0; c < (size_t)outputs && j + c < end; c++) p->out[j + c] = sum[c] + plus + (at ? p->out[j + c] : 0);
     }
     wipe(sum, sizeof sum);
@@ -192,15 +184,15 @@ AVX512 static void row_bytes2(const Linear *p, size_t begin, size_t end, const u
 
 AVX512 static void linear_one(const Linear *p, size_t begin, size_t end)
 {
-    _Alignas(64) uint8_t plane[8 * LIMBS_LEN];
-    size_t stretch = LIMBS_LEN / p->bytes;
+    _Alignas(64) uint8_t plane[8 * PLANE];
+    size_t stretch = PLANE / p->bytes, used = p->k < stretch ? p->k * p->bytes : PLANE;
     for (size_t at = 0; at < p->k; at += stretch) {
         size_t len = p->k - at < stretch ? p->k - at : stretch;
         planes_make(plane, p->x + at, len, p->bytes, (p->bits + 7) / 8);
         if (p->bytes == 1) row_bytes1(p, begin, end, plane, at, len);
         else row_bytes2(p, begin, end, plane, at, len);
     }
-    wipe(plane, sizeof plane);                 // shares
+    for (unsigned l = 0; l < (p->bits + 7) / 8; l++) wipe(plane + l * PLANE, used);        // shares
 }
 
 AVX512 void avx512_linear(const Linear *p, size_t begin, size_t end)

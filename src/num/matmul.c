@@ -58,39 +58,50 @@ uint64_t portable_dot(const uint64_t *a, const uint64_t *b, size_t len)
     return sum;
 }
 
-/* Columns a part, of `work` multiply-adds each. */
-static size_t part_grain(size_t work)
+/* Units a part, of `work` multiply-adds each. Many rows are prepared for each part anew: a part a thread is enough then. */
+static size_t part_grain(size_t units, size_t rows, size_t work)
 {
-    return work >= PART_WORK ? 1 : PART_WORK / (work ? work : 1);
+    size_t grain = work >= PART_WORK ? 1 : PART_WORK / (work ? work : 1);
+    size_t share = (units + threads_count() - 1) / threads_count();
+    return rows >= 8 && share > grain ? share : grain;
 }
 
-static void linear_part(void *p, size_t begin, size_t end)
+static void linear_part(void *ctx, size_t begin, size_t end)
 {
-    num_kernel->linear(p, begin, end);
+    const Linear *p = ctx;
+    size_t unit = num_kernel->columns;
+    num_kernel->linear(p, begin * unit, end * unit < p->n ? end * unit : p->n);
+}
+
+static void linear_run(const Linear *p)
+{
+    size_t unit = num_kernel->columns, units = (p->n + unit - 1) / unit;
+    parallel_for(units, part_grain(units, p->rows, p->rows * p->k * unit), linear_part, (void *)(uintptr_t)p);
 }
 
 void ring_linear_i8(uint64_t *out, const uint64_t *x, const int8_t *w, size_t rows, size_t n, size_t k, unsigned bits)
 {
-    Linear p = {out, x, w, 1, bits, rows, n, k};
-    parallel_for(n, part_grain(rows * k), linear_part, &p);
+    linear_run(&(Linear){out, x, w, 1, bits, rows, n, k});
 }
 
 void ring_linear_i16(uint64_t *out, const uint64_t *x, const int16_t *w, size_t rows, size_t n, size_t k, unsigned bits)
 {
-    Linear p = {out, x, w, 2, bits, rows, n, k};
-    parallel_for(n, part_grain(rows * k), linear_part, &p);
+    linear_run(&(Linear){out, x, w, 2, bits, rows, n, k});
 }
 
-static void matmul_part(void *p, size_t begin, size_t end)
+static void matmul_part(void *ctx, size_t begin, size_t end)
 {
-    num_kernel->matmul(p, begin, end);
+    const Matmul *p = ctx;
+    size_t unit = num_kernel->columns;
+    num_kernel->matmul(p, begin * unit, end * unit < p->n ? end * unit : p->n);
 }
 
 void ring_matmul(uint64_t *out, size_t ldo, const uint64_t *a, size_t lda, const uint64_t *b, size_t ldb, size_t rows, size_t n, size_t k,
                  unsigned bits, bool accumulate)
 {
     Matmul p = {out, a, b, ldo, lda, ldb, rows, n, k, bits, accumulate};
-    parallel_for(n, part_grain(rows * k), matmul_part, &p);
+    size_t unit = num_kernel->columns, units = (n + unit - 1) / unit;
+    parallel_for(units, part_grain(units, rows, rows * k * unit), matmul_part, &p);
 }
 
 void ring_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits)

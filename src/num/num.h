@@ -4,18 +4,21 @@
  * mod 2^64, which is right mod 2^n as well, and only packing, shifting, comparison and decoding look at the width. So a
  * width costs nothing until a value leaves the machine.
  *
- * Each kernel family (packing, products, selection) is a file of its own with a portable version; where the processor has
- * AVX-512, `num_init` picks the fast one once, at start. Tests compare the two. Nothing here branches, or indexes memory,
- * on the value of an element: elements may be secret. (Selection reads a table row at a *public* offset.)
+ * Each kernel (packing, products, selection) is a file with a portable version and one for each family of processors;
+ * `num_init` picks the best family once, at start. Tests compare them all with the portable one. Nothing here branches, or
+ * indexes memory, on the value of an element: elements may be secret. (Selection reads a table row at a *public* offset.)
  */
 #ifndef MARILL_NUM_H
 #define MARILL_NUM_H
 
 #include "base/base.h"
 
-/* Chooses the kernels; call once before anything else here. portable: the plain C ones, for tests. */
-void num_init(bool portable);
-const char *num_kernels(void);                 // "avx512" or "portable"
+/* Families of kernels, in the order of their speed. avx512 has VBMI, VNNI and IFMA (Ice Lake, Zen 4 and later); amx is avx512
+ * with products in tiles. */
+typedef enum { NUM_BEST, NUM_PORTABLE, NUM_AVX2, NUM_AVX512, NUM_AMX } NumFamily;
+/* Chooses the best that this processor has, up to `most` (for tests; NUM_BEST: all). Call once before anything else here. */
+void num_init(NumFamily most);
+const char *num_kernels(void);                 // "portable", "avx512", "amx"
 
 // ---- ring vectors ----------------------------------------------------------------------------------------------------
 

@@ -5,25 +5,34 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the packed form is read and written as words of the machine");
 
-#define TABLE(kernel) {#kernel, kernel##_add, kernel##_sub, kernel##_mul, kernel##_mul_add, kernel##_shift, \
-    kernel##_pack, kernel##_unpack, kernel##_linear, kernel##_matmul, kernel##_vecmat_add, kernel##_dot, kernel##_select, kernel##_onehot, \
-    kernel##_narrow_unpack, kernel##_narrow_pack, kernel##_narrow_turned, kernel##_narrow_onehot}
-const Kernels num_portable = TABLE(portable);
+/* `kernel` has the vectors, `product` the large products, `selection` the selections of a family. */
+#define TABLE(name, columns, kernel, product, selection) {#name, columns, \
+    kernel##_add, kernel##_sub, kernel##_mul, kernel##_mul_add, kernel##_shift, kernel##_pack, kernel##_unpack, \
+    product##_linear, product##_matmul, kernel##_vecmat_add, kernel##_dot, selection##_select, selection##_onehot, \
+    selection##_narrow_unpack, selection##_narrow_pack, selection##_narrow_turned, selection##_narrow_onehot}
+const Kernels num_portable = TABLE(portable, 1, portable, portable, portable);
 const Kernels *num_kernel = &num_portable;
 #ifdef __x86_64__
-const Kernels num_avx512 = TABLE(avx512);
+const Kernels num_avx512 = TABLE(avx512, 8, avx512, avx512, avx512);
+const Kernels num_amx = TABLE(amx, 32, avx512, amx, avx512);
 #endif
 
-void num_init(bool portable)
+#ifdef __x86_64__
+static bool has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+        __builtin_cpu_supports("avx512ifma") && __builtin_cpu_supports("popcnt");
+}
+#endif
+
+void num_init(NumFamily most)
 {
     num_kernel = &num_portable;
+    if (most == NUM_BEST) most = NUM_AMX;
 #ifdef __x86_64__
-    if (!portable && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-        __builtin_cpu_supports("avx512ifma") && __builtin_cpu_supports("popcnt"))
-        avx512_prepare(), avx512_prepare_narrow(), num_kernel = &num_avx512;
-#else
-    (void)portable;
+    if (most >= NUM_AVX512 && has_avx512()) avx512_prepare(), avx512_prepare_narrow(), num_kernel = &num_avx512;
+    if (most >= NUM_AMX && num_kernel == &num_avx512 && amx_prepare()) num_kernel = &num_amx;
 #endif
 }
 
