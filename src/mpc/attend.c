@@ -97,6 +97,7 @@ static Wire bilinear(Engine *e, const Opened *x, const Bilinear *b, BilinearMap 
     size_t len = layout_len(b->at), in = layout_len(x->at);
     ASSERT(n <= x->n && n <= k->n && k->used >= b->at->rows && b->heads % (k->width / b->dim) == 0);
     Wire w = wire_new(e, b->at, n, x->f + k->f);
+    for (size_t r = 0; r < b->at->rows; r++) work_note(e, WORK_ATTEND, b->heads * b->dim * row_sees(b, r), n);
     uint64_t *z = words_if(e, e->role == ROLE_THIRD, len);
     if (z) {
         uint64_t *r = words_new(e, in), *rk = words_new(e, k->used * k->width);

@@ -103,6 +103,10 @@ struct Factor {
 uint64_t *words_new(Engine *e, size_t len);                   // step arena; NULL at COUNT
 uint64_t *words_if(Engine *e, bool wanted, size_t len);
 Wire wire_new(Engine *e, const Layout *at, unsigned n, unsigned f);          // shares allocated where held
+static inline void work_note(Engine *e, WorkKind kind, size_t macs, unsigned bits)
+{
+    if (!e->ahead.working) e->cost.work[kind].macs += macs, e->cost.work[kind].bits += macs * bits;
+}
 void engine_fail(Engine *e, Result r);                        // keeps the first failure
 AheadShare *ahead_keep(Engine *e, size_t outputs);            // working ahead: room for the next product's shares
 AheadShare *ahead_take(Engine *e, size_t outputs);            // in a batch: the next product's, or NULL

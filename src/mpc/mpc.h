@@ -47,7 +47,11 @@ struct Feed {
 };
 
 typedef struct LinkBytes { uint64_t client_to_server, server_to_client, third_to_client, third_to_server, client_to_third, server_to_third; } LinkBytes;
-typedef struct Cost { uint64_t exchanges; LinkBytes bytes; } Cost;
+/* Multiply-adds of a party, by kind: with public weights, with pinned ones, queries and weights with the cache (one of the
+ * two products that C and S each make of every pair; T makes one). bits / macs: the average width of their rings. */
+typedef enum { WORK_PUBLIC, WORK_PINNED, WORK_ATTEND, WORK_KINDS } WorkKind;
+typedef struct Work { uint64_t macs, bits; } Work;
+typedef struct Cost { uint64_t exchanges; LinkBytes bytes; Work work[WORK_KINDS]; } Cost;
 
 /* peer: the channel between C and S (NULL for the other roles). feed: T's words (S and T). */
 Engine *engine_new(Role role, Channel *peer, Feed *feed);

@@ -137,6 +137,7 @@ static void pinning_deal(Engine *e, Pinning *g, const Share *r)
     const Pinned *p = g->p;
     size_t len = layout_len(g->at);
     uint64_t *z = words_if(e, e->role == ROLE_THIRD, len);
+    work_note(e, WORK_PINNED, len * p->inputs, p->n);
     if (z) ring_matmul(z, p->outputs, r->word, p->inputs, p->m, p->inputs, g->in->rows, p->outputs, p->inputs, p->n, false);
     if (e->ahead.working) pinning_ahead(e, g, r);
     AheadShare *a = ahead_take(e, p->outputs);

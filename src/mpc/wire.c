@@ -85,6 +85,7 @@ Wire wire_linear(Engine *e, Wire a, const PublicMatrix *m)
 {
     size_t rows = a.at->rows;
     ASSERT(layout_len(a.at) == rows * m->inputs);
+    work_note(e, WORK_PUBLIC, rows * m->inputs * m->outputs, a.n);
     Wire w = wire_new(e, layout_uniform(e, m->outputs), a.n, a.f + m->f);
     if (w.c.word) public_product(w.c.word, a.c.word, m, rows, a.n);
     if (w.s.word) public_product(w.s.word, a.s.word, m, rows, a.n);
