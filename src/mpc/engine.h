@@ -76,12 +76,15 @@ struct Opened {
     Factor *factor;                            // as made last
 };
 
-/* One summand g * mu of a factor: g public now, mu known to T beforehand. */
+/* One summand g * mu of a factor: g public now, mu known to T beforehand. Both come from opened values where they can, and are
+ * then made block by block. */
 typedef struct Term {
-    const uint64_t *g;                         // NULL: the constant k, or the wrap of `flag`
-    uint64_t k;
-    const uint64_t *mu;                        // T, CLEAR; NULL: the mask of `mask`, or the top bit of that of `flag`
-    const Opened *mask, *flag;
+    const uint64_t *g;                         // g in words; or
+    const Opened *shown, *wrap;                // 2^up p of `shown`; 2^(m + up) where `wrap`, of ring m, may have wrapped; or
+    uint64_t k;                                // the constant k
+    unsigned up;
+    const uint64_t *mu;                        // T, CLEAR: a factor of mu, in words; NULL: 1
+    const Opened *mask;                        // the mask of `mask` (or the top bit of that of `wrap`) is another
     bool one;                                  // mu is the constant 1
     unsigned v;                                // 2^v divides g
     bool shared;                               // shares of mu are there, mod 2^(ring - v)
@@ -169,6 +172,9 @@ static inline uint64_t opened_centre(unsigned n) { return n > 1 ? UINT64_C(1) <<
 /* x + 2^(n-2) + r mod 2^n: what travelled. */
 static inline uint64_t opened_hat(const Opened *o, size_t i) { return o->p[i] + opened_centre(o->n); }
 uint64_t opened_mask(const Opened *o, size_t i);              // T, CLEAR: r, below 2^n
+/* All words of g (C, S, CLEAR) and of mu (T, CLEAR), where they are needed more than once. */
+uint64_t *term_public_words(Engine *e, const Term *t, const Layout *at);
+uint64_t *term_secret_words(Engine *e, const Term *t, const Layout *at);
 Factor *factor_new(Engine *e, const Layout *at, unsigned f, unsigned ring);
 Term *factor_term(Factor *x);
 

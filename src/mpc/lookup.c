@@ -243,18 +243,12 @@ const Factor *looked_factor(Engine *e, Looked *l, unsigned n)
     for (unsigned j = 0; j < l->count; j++) {
         const Column *c = &l->column[j];
         unsigned m = c->u->n;
-        uint64_t *g = words_if(e, c->u->p != NULL, len), *flag = words_if(e, c->u->p && n > m + c->up, len);
-        uint64_t *mu = words_if(e, e->third && n > m + c->up, len);
-        for (size_t i = 0; g && i < len; i++) g[i] = c->u->p[i] << c->up;
         for (size_t i = 0; kappa && i < len; i++) kappa[i] += c->mu[i] * opened_mask(c->u, i) << c->up;
         Term *t = factor_term(x);
-        *t = (Term){.g = g, .mu = c->mu, .v = c->up, .ring = n, .shared = c->signs};
+        *t = (Term){.shown = c->u, .up = c->up, .mu = c->mu, .v = c->up, .ring = n, .shared = c->signs};
         if (c->signs && e->client) t->c = l->pop;
         if (c->signs && e->server) t->s = l->pop;
-        if (n <= m + c->up) continue;
-        for (size_t i = 0; flag && i < len; i++) flag[i] = (1 - (opened_hat(c->u, i) >> (m - 1))) << (m + c->up);
-        for (size_t i = 0; mu && i < len; i++) mu[i] = c->mu[i] * (opened_mask(c->u, i) >> (m - 1));
-        *factor_term(x) = (Term){.g = flag, .mu = mu, .v = m + c->up, .ring = n};
+        if (n > m + c->up) *factor_term(x) = (Term){.wrap = c->u, .up = c->up, .mu = c->mu, .v = m + c->up, .ring = n};
     }
     *factor_term(x) = (Term){.k = UINT64_MAX, .mu = kappa, .ring = n};
     return x;
@@ -283,12 +277,11 @@ static uint64_t *times(Engine *e, const uint64_t *a, const uint64_t *b, size_t l
     return x;
 }
 
-static uint64_t *constant_or(Engine *e, const Term *t, size_t len)
+static Term term_times(Engine *e, const Term *s, const Term *t, const Layout *at)
 {
-    if (t->g || !(e->online || e->clear)) return (uint64_t *)(uintptr_t)t->g;
-    uint64_t *g = words_new(e, len);
-    for (size_t i = 0; i < len; i++) g[i] = t->k;
-    return g;
+    size_t len = layout_len(at);
+    return (Term){.g = times(e, term_public_words(e, s, at), term_public_words(e, t, at), len), .v = s->v + t->v, .ring = s->ring,
+                  .mu = times(e, term_secret_words(e, s, at), term_secret_words(e, t, at), len)};
 }
 
 /* high + indicator * low, the products of secrets formed at T: still a sum of public times secret. */
@@ -302,8 +295,7 @@ const Factor *looked2_factor(Engine *e, Looked2 *l, unsigned n)
     for (unsigned i = 0; i < a->count; i++)
         for (unsigned j = 0; j < b->count; j++) {
             if (i + 1 == a->count && j + 1 == b->count) continue;
-            const Term *s = &a->term[i], *t = &b->term[j];
-            *factor_term(x) = (Term){.g = times(e, constant_or(e, s, len), constant_or(e, t, len), len), .mu = times(e, s->mu, t->mu, len), .v = s->v + t->v, .ring = n};
+            *factor_term(x) = term_times(e, &a->term[i], &b->term[j], x->at);
         }
     const Term *ka = &a->term[a->count - 1], *kb = &b->term[b->count - 1], *kh = &h->term[h->count - 1];
     uint64_t *kappa = times(e, ka->mu, kb->mu, len);           // (-1)(-1) kappa kappa' joins the high level's -kappa

@@ -111,9 +111,9 @@ const Factor *opened_factor(Engine *e, Opened *o, unsigned n)
     unsigned m = o->n;
     Factor *x = factor_new(e, o->at, o->f, n);
     x->value = o->value;
-    *factor_term(x) = (Term){.g = o->p, .one = true, .ring = n};
+    *factor_term(x) = (Term){.shown = o, .one = true, .ring = n};
     *factor_term(x) = (Term){.k = UINT64_MAX, .mask = o, .ring = n, .shared = n <= m, .widen = n > m, .c = o->rc, .s = o->rs};
-    if (n > m) *factor_term(x) = (Term){.flag = o, .v = m, .ring = n};
+    if (n > m) *factor_term(x) = (Term){.wrap = o, .v = m, .ring = n};
     o->factor = x;
     return x;
 }
@@ -121,21 +121,49 @@ const Factor *opened_factor(Engine *e, Opened *o, unsigned n)
 /* The public factor of a term over a block: NULL where it is the constant k. */
 static const uint64_t *term_public(const Term *t, const Block *b, uint64_t *tmp)
 {
+    const Opened *o = t->shown ? t->shown : t->wrap;
     if (t->g) return t->g + b->i;
-    if (!t->flag) return NULL;
-    unsigned m = t->flag->n;
-    for (size_t i = 0; i < b->len; i++) tmp[i] = (1 - (opened_hat(t->flag, b->i + i) >> (m - 1))) << m;
+    if (!o) return NULL;
+    const uint64_t *p = o->p + b->i;
+    if (t->shown && t->up == 0) return p;
+    if (t->shown) for (size_t i = 0; i < b->len; i++) tmp[i] = p[i] << t->up;
+    else for (size_t i = 0; i < b->len; i++) tmp[i] = (1 - ((p[i] + opened_centre(o->n)) >> (o->n - 1))) << (o->n + t->up);
     return tmp;
 }
 
 /* T: the secret of a term over a block. */
 static const uint64_t *term_secret(const Term *t, const Block *b, uint64_t *tmp)
 {
-    if (t->mu) return t->mu + b->i;
-    const Opened *o = t->mask ? t->mask : t->flag;
+    const Opened *o = t->mask ? t->mask : t->wrap;
+    if (!o) return t->mu + b->i;
     unsigned drop = t->mask ? 0 : o->n - 1;
-    for (size_t i = 0; i < b->len; i++) tmp[i] = opened_mask(o, b->i + i) >> drop;
+    const uint64_t *rc = o->rc.word + b->i, *rs = o->rs.word + b->i;
+    for (size_t i = 0; i < b->len; i++) tmp[i] = ring_low(rc[i] + rs[i], o->n) >> drop;
+    if (t->mu) ring_mul(tmp, tmp, t->mu + b->i, b->len);
     return tmp;
+}
+
+typedef struct TermWords { const Term *t; uint64_t *word; bool secret; } TermWords;
+
+static void term_words_block(void *ctx, const Block *b)
+{
+    const TermWords *w = ctx;
+    const uint64_t *x = w->secret ? term_secret(w->t, b, b->tmp[0]) : term_public(w->t, b, b->tmp[0]);
+    for (size_t i = 0; i < b->len; i++) w->word[b->i + i] = x ? x[i] : w->t->k;
+}
+
+uint64_t *term_public_words(Engine *e, const Term *t, const Layout *at)
+{
+    TermWords w = {t, words_if(e, e->online || e->clear, layout_len(at)), false};
+    if (w.word) rows_run(at, term_words_block, &w);
+    return w.word;
+}
+
+uint64_t *term_secret_words(Engine *e, const Term *t, const Layout *at)
+{
+    TermWords w = {t, words_if(e, e->third, layout_len(at)), true};
+    if (w.word) rows_run(at, term_words_block, &w);
+    return w.word;
 }
 
 // ---- shares of a term's own secret -----------------------------------------------------------------------------------
