@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 const char demo_usage[] =
-    "\n"
+    "[--net NET]                    of 'marill run'\n"
     "Translates German to English in the setting 3pc. On a terminal it asks for sentences; else it reads lines from standard\n"
     "input, and three built-in sentences if there are none. $MARILL_MODELS names the folder of base/ and translate/.\n";
 
@@ -19,6 +19,7 @@ enum { REPLY_TOKENS = 48 };
 
 typedef struct Demo {
     char base[PATH_MAX], adapter[PATH_MAX], plan[PATH_MAX];
+    const char *net;
     Bundle bundle;
     Parties parties;
     const char *form;
@@ -142,7 +143,7 @@ static Result demo_lines(Demo *d)
 static Result demo_run(Demo *d)
 {
     GUARD(models_find(d));
-    d->parties = (Parties){.setting = SETTING_3PC, .model = d->base, .adapter = d->adapter, .plan = d->plan, .threads = 1};
+    d->parties = (Parties){.setting = SETTING_3PC, .model = d->base, .adapter = d->adapter, .plan = d->plan, .net = d->net, .threads = 1};
     GUARD(parties_start(&d->parties));
     GUARD(bundle_load(&d->bundle, d->base, NULL, d->plan, false));
     GUARD(template_load(&d->form, (const char *const[]){d->adapter, d->base}, 2, &d->arena));
@@ -154,8 +155,12 @@ static Result demo_run(Demo *d)
 
 Result demo_command(int argc, char **argv)
 {
-    GUARD(options_parse(NULL, 0, argc, argv));
-    Demo d = {.terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)};
+    const char *name = "loopback";
+    Net net;
+    Option options[] = {OPTION("--net", OPT_TEXT, &name)};
+    GUARD(OPTIONS_PARSE(options, argc, argv));
+    GUARD(net_parse(&net, name));
+    Demo d = {.net = name, .terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)};
     threads_start(1);
     arena_init(&d.arena, true);
     Result r = parties_end(&d.parties, demo_run(&d));
