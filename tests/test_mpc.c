@@ -266,6 +266,90 @@ TEST(attention_row_maximum_and_reveal)
     parties_end(party);
 }
 
+/* Maxima of rows of many lengths, so of words of many widths: row r has PEAK_HEADS groups of peak_len[r] scores. */
+enum { PEAK_ROWS = 5, PEAK_HEADS = 2, PEAK_K = 4 };
+static size_t peak_len[PEAK_ROWS], peak_cells;
+static double peak_score(size_t i) { return floor(hash_real(i, (double)peak_cells * 5)); }        // of 16 a cell: the top cells stay free
+
+static void peaks(Party *p)
+{
+    Engine *e = p->engine;
+    unsigned H = 0;
+    while ((size_t)1 << H < peak_cells) H++;
+    party_begin(p, PEAK_ROWS, 0);
+    size_t *columns = arena_new(&p->session, size_t, PEAK_ROWS), *group_len = arena_new(&p->session, size_t, PEAK_ROWS * PEAK_HEADS);
+    for (size_t r = 0; r < PEAK_ROWS; r++) {
+        columns[r] = PEAK_HEADS * peak_len[r];
+        for (size_t h = 0; h < PEAK_HEADS; h++) group_len[r * PEAK_HEADS + h] = peak_len[r];
+    }
+    const Layout *at = layout_ragged(e, columns);
+    uint64_t *x = arena_new(&p->session, uint64_t, layout_len(at));
+    for (size_t i = 0; i < layout_len(at); i++) x[i] = (uint64_t)(int64_t)peak_score(i);
+    Opened *index = wire_open(e, wire_input_client(e, at, H + PEAK_K, 0, x));
+    CHECK_OK(engine_exchange(e, "index"));
+    RowMax *m = rowmax_count(e, index, PEAK_K, layout_uniform(e, PEAK_HEADS), group_len);
+    CHECK_OK(engine_exchange(e, "counts"));
+    party_record(p, rowmax_take(e, m));
+    CHECK_OK(engine_end(e));
+}
+
+static void peaks_check(const size_t len[PEAK_ROWS], size_t cells)
+{
+    Party party[5];
+    memcpy(peak_len, len, sizeof peak_len), peak_cells = cells;
+    parties_run(party, peaks, NULL);
+    parties_compare(party);
+    for (size_t g = 0, at = 0; g < PEAK_ROWS * PEAK_HEADS; g++) {
+        double top = -1e9, cell = record_value(&party[ROLE_CLEAR], 0, g, 0);
+        for (size_t i = 0; i < len[g / PEAK_HEADS]; i++) top = fmax(top, peak_score(at++));
+        cell = (cell < 0 ? cell + (double)cells : cell) - (double)cells / 2 - floor(top / (1 << PEAK_K));
+        CHECK(cell == 0 || cell == 1);
+    }
+    parties_end(party);
+}
+
+TEST(row_maxima_of_short_and_long_rows)
+{
+    peaks_check((size_t[]){1, 2, 3, 7, 130}, 8);
+    peaks_check((size_t[]){1, 255, 256, 300, 2048}, 64);
+    peaks_check((size_t[]){5, 100, 511, 512, 600}, 256);
+    peaks_check((size_t[]){1, 1, 9, 4095, 70000}, 8);
+}
+
+static const LookupSpec tiny = {.fn = FN_GELU, .t = 7, .k = 4, .f = 2, .f0 = 8, .m0 = 16, .f1 = 8, .m1 = 16, .fp = 4, .gain = 1, .floor = -1e9, .ceiling = 1e9};
+static void shared_out(Party *p)
+{
+    Engine *e = p->engine;
+    party_begin(p, 7, 0);
+    Opened *g = wire_open(e, input(p, 900, 14, 9, gate)), *t = wire_open(e, input(p, 900, 7, 2, gate)), *s = wire_open(e, input(p, 9, 20, 13, sum));
+    CHECK_OK(engine_exchange(e, "indices"));
+    Table *tc = table_new(&coarse, &p->session), *tf = table_new(&fine, &p->session);
+    Looked *lg = lookup_select(e, g, table_new(&silu, &p->session)), *lt = lookup_select(e, t, table_new(&tiny, &p->session));
+    Looked2 *ls = lookup2_select(e, s, tc, tf);
+    CHECK_OK(engine_exchange(e, "columns"));
+    party_record(p, factor_mul(e, looked_factor(e, lg, 50), NULL, 1, 50));
+    party_record(p, factor_mul(e, looked_factor(e, lt, 50), NULL, 1, 50));
+    party_record(p, factor_mul(e, looked2_factor(e, ls, 64), NULL, 1, 50));
+    CHECK_OK(engine_end(e));
+}
+
+/* The same bits, whoever computes which part and with which kernels. */
+TEST(lookups_and_maxima_on_several_threads_and_fast_kernels)
+{
+    Party one[5], many[5];
+    parties_run(one, shared_out, NULL);
+    parties_compare(one);
+    threads_start(3);
+    num_init(false), crypto_init(false);
+    parties_run(many, shared_out, NULL);
+    parties_compare(many);
+    for (size_t k = 0; k < one[ROLE_CLEAR].records; k++)
+        CHECK(!memcmp(one[ROLE_CLEAR].record[k].s, many[ROLE_CLEAR].record[k].s, one[ROLE_CLEAR].record[k].len * 8));
+    parties_end(one), parties_end(many);
+    peaks_check((size_t[]){3, 200, 256, 300, 2048}, 64);
+    peaks_check((size_t[]){1, 127, 2048, 4096, 33000}, 256);
+}
+
 static double full(size_t i) { return (double)i * 32 - 16384; }    // every 32nd index of 15 bits, every cell
 
 static void edges(Party *p)
