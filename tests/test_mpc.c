@@ -340,7 +340,7 @@ TEST(lookups_and_maxima_on_several_threads_and_fast_kernels)
     parties_run(one, shared_out, NULL);
     parties_compare(one);
     threads_start(3);
-    num_init(false), crypto_init(false);
+    num_init(NUM_BEST), crypto_init(false);
     parties_run(many, shared_out, NULL);
     parties_compare(many);
     for (size_t k = 0; k < one[ROLE_CLEAR].records; k++)

@@ -22,7 +22,7 @@ static bool has_avx512(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-        __builtin_cpu_supports("avx512ifma") && __builtin_cpu_supports("popcnt");
+        __builtin_cpu_supports("avx512ifma") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi2");
 }
 #endif
 
