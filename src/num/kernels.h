@@ -1,7 +1,7 @@
 /* kernels.h - private to num/: the kernel families, and which of them were chosen.
  *
- * Each family is a pair of files: FAMILY.c has the public functions and a portable kernel, FAMILY_avx512.c the fast one.
- * The latter alone knows intrinsics; its functions carry the target as an attribute, so that the binary runs anywhere. */
+ * NAME.c has the public functions and a portable kernel, NAME_FAMILY.c those of a family, where it has its own. The latter
+ * alone know intrinsics; their functions carry the target as an attribute, so that the binary runs anywhere. */
 #ifndef MARILL_NUM_KERNELS_H
 #define MARILL_NUM_KERNELS_H
 
@@ -35,9 +35,9 @@ typedef struct {
 } Kernels;
 
 extern const Kernels *num_kernel;              // the chosen ones
-extern const Kernels num_portable, num_avx512, num_amx;            // num_amx: avx512 but for linear and matmul
+extern const Kernels num_portable, num_avx2, num_avx512, num_amx;
 
-#define KERNEL(kernel) \
+#define VECTORS(kernel) \
     void kernel##_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len); \
     void kernel##_sub(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len); \
     void kernel##_mul(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len); \
@@ -48,7 +48,8 @@ extern const Kernels num_portable, num_avx512, num_amx;            // num_amx: a
     void kernel##_linear(const Linear *p, size_t begin, size_t end); \
     void kernel##_matmul(const Matmul *p, size_t begin, size_t end); \
     void kernel##_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits); \
-    uint64_t kernel##_dot(const uint64_t *a, const uint64_t *b, size_t len); \
+    uint64_t kernel##_dot(const uint64_t *a, const uint64_t *b, size_t len);
+#define KERNEL(kernel) VECTORS(kernel) \
     void kernel##_select(const Selection *s, size_t count); \
     void kernel##_onehot(uint8_t *bits, uint64_t *sign, const uint64_t *point, size_t count, size_t cells, bool flip); \
     void kernel##_narrow_unpack(void *words, const uint8_t *in, size_t len, unsigned n); \
@@ -57,11 +58,13 @@ extern const Kernels num_portable, num_avx512, num_amx;            // num_amx: a
     void kernel##_narrow_onehot(void *words, const uint64_t *point, size_t count, size_t cells, unsigned n);
 KERNEL(portable)
 KERNEL(avx512)
+VECTORS(avx2)
 void amx_linear(const Linear *p, size_t begin, size_t end);
 void amx_matmul(const Matmul *p, size_t begin, size_t end);
 bool amx_prepare(void);                        // whether there are tiles, and the kernel lets this process use them
 void avx512_prepare(void);                     // the permutations of packing; before the first use
 void avx512_prepare_narrow(void);
 #undef KERNEL
+#undef VECTORS
 
 #endif

@@ -18,7 +18,7 @@
 typedef enum { NUM_BEST, NUM_PORTABLE, NUM_AVX2, NUM_AVX512, NUM_AMX } NumFamily;
 /* Chooses the best that this processor has, up to `most` (for tests; NUM_BEST: all). Call once before anything else here. */
 void num_init(NumFamily most);
-const char *num_kernels(void);                 // "portable", "avx512", "amx"
+const char *num_kernels(void);                 // "portable", "avx2", "avx512", "amx"
 
 // ---- ring vectors ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the packed form is re
 const Kernels num_portable = TABLE(portable, 1, portable, portable, portable);
 const Kernels *num_kernel = &num_portable;
 #ifdef __x86_64__
+const Kernels num_avx2 = TABLE(avx2, 8, avx2, avx2, portable);
 const Kernels num_avx512 = TABLE(avx512, 8, avx512, avx512, avx512);
 const Kernels num_amx = TABLE(amx, 32, avx512, amx, avx512);
 #endif
@@ -31,6 +32,7 @@ void num_init(NumFamily most)
     num_kernel = &num_portable;
     if (most == NUM_BEST) most = NUM_AMX;
 #ifdef __x86_64__
+    if (most >= NUM_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) num_kernel = &num_avx2;
     if (most >= NUM_AVX512 && has_avx512()) avx512_prepare(), avx512_prepare_narrow(), num_kernel = &num_avx512;
     if (most >= NUM_AMX && num_kernel == &num_avx512 && amx_prepare()) num_kernel = &num_amx;
 #endif
