@@ -29,5 +29,10 @@ for what in limits lookup matmul deal pack; do
     expect 0 "\"bench\": \"$what\"" "$marill" bench $what --seconds 0.001 --json
     fields machine processor figures best median unit
 done
+expect 0 "pool of" "$marill" bench pool --positions 2 --rank 4 --repeat 1 --folder "$tmp"
+expect 0 '"bench": "pool"' "$marill" bench pool --positions 2 --rank 4 --repeat 1 --folder "$tmp" --json
+fields machine figures best unit share of asked
+expect 1 "no-such" "$marill" bench pool --positions 2 --rank 4 --folder "$tmp/no-such"
+compgen -G "$tmp/marill-rate*" > /dev/null && complain "left behind:" "$tmp"/marill-rate*
 
 exit $bad

@@ -293,6 +293,7 @@ static double conversation_killed(int victim, double delay)
     }
     ends_soon(client.id, "client");
     double took = clock_seconds() - begin;
+    if (!watch->open) kill(provider.id, SIGKILL), kill(wire, SIGKILL); // a client that never came is no session: they listen on
     ends_soon(provider.id, "provider");
     ends_soon(wire, "wire");
     return took;

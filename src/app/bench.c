@@ -6,9 +6,11 @@
 #include <string.h>
 
 const char bench_usage[] =
-    "limits|lookup|matmul|deal|pack [options] | generate --shape S --setting S [options]\n"
+    "limits|lookup|matmul|deal|pack|pool [options] | generate --shape S --setting S [options]\n"
     "  limits                       what this machine gives: units of the processor, memory, loopback\n"
     "  lookup, matmul, deal, pack   what the kernels reach of it\n"
+    "  pool                         writing a pool, against dealing alone and the disk: --shape S (open-llama-3b) --layers N (1)\n"
+    "                               --positions N (32) --rank R --prefer exchanges|bytes --folder DIR (.) --repeat N (3)\n"
     "  generate                     a generation at the size of a real model, beside its plain forward: see below\n"
     "  --threads N                  (1)\n"
     "  --seconds S                  for each race (0.5); more is steadier\n"
@@ -199,6 +201,7 @@ static const struct { const char *name; Result (*run)(const BenchArgs *k); } ker
 Result bench_command(int argc, char **argv)
 {
     if (argc > 0 && !strcmp(argv[0], "generate")) return bench_generate(argc - 1, argv + 1);
+    if (argc > 0 && !strcmp(argv[0], "pool")) return bench_pool(argc - 1, argv + 1);
     const char *what = NULL;
     uint64_t threads = 1;
     BenchArgs k = {.seconds = 0.5};
@@ -214,5 +217,5 @@ Result bench_command(int argc, char **argv)
         threads_start((unsigned)threads);
         return kernels[i].run(&k);
     }
-    return fail(FAIL_USE, "'%s' is none of limits, lookup, matmul, deal, pack, generate", what);
+    return fail(FAIL_USE, "'%s' is none of limits, lookup, matmul, deal, pack, pool, generate", what);
 }

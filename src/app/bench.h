@@ -52,6 +52,7 @@ CHECKED Result bench_lookup(const BenchArgs *k);
 CHECKED Result bench_matmul(const BenchArgs *k);
 CHECKED Result bench_deal(const BenchArgs *k);
 CHECKED Result bench_pack(const BenchArgs *k);
+CHECKED Result bench_pool(int argc, char **argv);
 CHECKED Result bench_generate(int argc, char **argv);          // bench_generate.c
 
 /* The machine's own units as bouts, on every thread at once. load: of `len` bytes a thread, from `data` (threads * len). */

@@ -128,13 +128,20 @@ static void forecast_print(const Forecast *f, const Plan *p, const ModelConfig *
 
 // ---- where the plan comes from ---------------------------------------------------------------------------------------
 
+Result shape_find(const ModelConfig **out, const char *name)
+{
+    if (!strcmp(name, "gpt2-small")) return fail(FAIL_USE, "--shape gpt2-small: this architecture is not available yet");
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        *out = &shapes[i].config;
+        if (!strcmp(shapes[i].name, name)) return OK;
+    }
+    return fail(FAIL_USE, "--shape is one of open-llama-3b, llama2-7b, not '%s'", name);
+}
+
 static Result shape_plan(Plan *out, ModelConfig *c, const PlanArgs *k, const Option *options)
 {
-    const ModelConfig *found = NULL;
-    if (!strcmp(k->shape, "gpt2-small")) return fail(FAIL_USE, "--shape gpt2-small: this architecture is not available yet");
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        if (!strcmp(shapes[i].name, k->shape)) found = &shapes[i].config;
-    if (!found) return fail(FAIL_USE, "--shape is one of open-llama-3b, llama2-7b, not '%s'", k->shape);
+    const ModelConfig *found;
+    GUARD(shape_find(&found, k->shape));
     *c = *found;
     PlanOptions o = {.context = k->context ? (uint32_t)k->context : 128,
                      .prefer = (Prefer)k->prefer,
