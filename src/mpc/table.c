@@ -15,7 +15,7 @@
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
 #define LANES static __attribute__((optimize("O3", "no-trapping-math", "fp-contract=off"), target_clones("default", "avx2", "avx512f")))
-#define LANE static inline __attribute__((optimize("O3", "no-trapping-math", "fp-contract=off")))
+#define LANE static inline __attribute__((always_inline, optimize("O3", "no-trapping-math", "fp-contract=off")))
 #else
 #define LANES static
 #define LANE static inline
@@ -105,8 +105,8 @@ LANE double function_value(Function fn, double v)
     return 0.5 * v * (2 - 2 / (fixed_exp(2 * z) + 1));
 }
 
-/* What a row needs of its table, as doubles: vector units mix nothing else with them well. */
-typedef struct Row { double step, offset, gain, floor, ceiling, width, low, size0, size1, cells, wrap, border; } Row;
+/* What a row needs of its table, as doubles: vector units mix nothing else with them well. least: see reciprocal_line. */
+typedef struct Row { double step, offset, gain, floor, ceiling, width, low, size0, size1, cells, wrap, border, least; } Row;
 
 LANE double row_value(const Row *r, Function fn, double i)
 {
@@ -127,23 +127,42 @@ LANE void row_line(const Row *r, Function fn, double start, double *constant, do
     *slope = ((a - e) * n0 + (b - d) * n1) * 0.4 * r->width / (r->width > 1 ? r->width - 1 : 1);
 }
 
+/* The same line of 1/v where no node is clamped: all five fractions over c (c^2 - near^2) (c^2 - far^2), c the value at the
+ * cell's middle, so one reciprocal for five. Cells below the border, which count nothing, take the least c of the others. */
+LANE void reciprocal_line(const Row *r, double start, double *constant, double *slope)
+{
+    const double n0 = 0x1.e6f0e134454ffp-1, n1 = 0x1.2cf2304755a5ep-1;
+    double half = (r->width - 1) / 2, unit = r->step * r->gain, far = half * n0 * unit, near = half * n1 * unit;
+    double c = ((start + r->low - half) * r->step + r->offset) * r->gain;
+    c = c < r->least ? r->least : c;
+    double square = c * c, p = square - near * near, q = square - far * far, pq = p * q;
+    double inverse = fast_reciprocal(c * pq), cp = square * p, cq = square * q;
+    *constant = inverse * (pq + 2 * (cp + cq)) / 5;
+    *slope = inverse * c * (far * n0 * p + near * n1 * q) * (0.8 * r->width / (r->width > 1 ? r->width - 1 : 1));
+}
+
 /* Cells from `wrap` on count as negative. */
 static Row row_of(const Table *t, uint64_t low)
 {
     const LookupSpec *s = &t->spec;
-    double cells = (double)t->cells;
-    return (Row){power_of_two(-(int64_t)s->f), s->offset, s->gain, s->floor, s->ceiling, power_of_two(s->k), (double)low, power_of_two(s->f0),
-                 power_of_two(s->f1), cells, s->never_positive ? 1 : s->from_zero ? cells : cells / 2, s->border};
+    double cells = (double)t->cells, width = power_of_two(s->k), step = power_of_two(-(int64_t)s->f);
+    Row r = {step, s->offset, s->gain, s->floor, s->ceiling, width, (double)low, power_of_two(s->f0), power_of_two(s->f1), cells,
+             s->never_positive ? 1 : s->from_zero ? cells : cells / 2, s->border, 0};
+    double least = ((s->border - 1) * width * step + s->offset) * s->gain, most = (cells * width * step + s->offset) * s->gain;
+    if (s->fn == FN_RECIPROCAL && s->border > 1 && s->from_zero && s->gain > 0 && least > 0 && least >= s->floor && most <= s->ceiling)
+        r.least = ((s->border * width - (width - 1) / 2) * step + s->offset) * s->gain;
+    return r;
 }
 
 // ---- cells -----------------------------------------------------------------------------------------------------------
 
 /* Scaled and rounded, plus `magic`: exact integers of less than 51 bits. Cells below the border are zero. */
-LANE void cell_values(const Row *r, Function fn, double h, double *u0, double *u1)
+LANE void cell_values(const Row *r, Function fn, bool unclamped, double h, double *u0, double *u1)
 {
     double start = (h < r->wrap ? h : h - r->cells) * r->width, size0 = h < r->border ? 0 : r->size0, size1 = h < r->border ? 0 : r->size1;
     double constant = 0, slope = 0;
     if (fn == FN_EXP) constant = row_value(r, fn, start + r->low);
+    else if (unclamped) reciprocal_line(r, start, &constant, &slope);
     else row_line(r, fn, start, &constant, &slope);
     *u0 = constant * size0 + magic;
     *u1 = slope * size1 + magic;
@@ -154,14 +173,13 @@ LANES void cells_fill(const Row *row, Function fn, size_t from, size_t count, do
 {
     const Row r = *row;
     const int32_t last = (int32_t)r.cells - 1, first = (int32_t)r.cells - (int32_t)from, n = (int32_t)count;
-#define FILL(fn) for (int32_t i = 0; i < n; i++) cell_values(&r, fn, (double)((first - i) & last), &u0[i], &u1[i]); break
-    switch (fn) {
-    case FN_EXP: FILL(FN_EXP);
-    case FN_SILU: FILL(FN_SILU);
-    case FN_GELU: FILL(FN_GELU);
-    case FN_RSQRT: FILL(FN_RSQRT);
-    case FN_RECIPROCAL: FILL(FN_RECIPROCAL);
-    }
+#define FILL(fn, unclamped) for (int32_t i = 0; i < n; i++) cell_values(&r, fn, unclamped, (double)((first - i) & last), &u0[i], &u1[i])
+    if (r.least > 0) FILL(FN_RECIPROCAL, true);
+    else if (fn == FN_EXP) FILL(FN_EXP, false);
+    else if (fn == FN_SILU) FILL(FN_SILU, false);
+    else if (fn == FN_GELU) FILL(FN_GELU, false);
+    else if (fn == FN_RSQRT) FILL(FN_RSQRT, false);
+    else FILL(FN_RECIPROCAL, false);
 #undef FILL
 }
 
@@ -183,7 +201,7 @@ uint64_t table_word(const Table *t, uint64_t low, unsigned column, size_t cell)
     Row r = row_of(t, low);
     double u[2];
     if (column == 2) return cell < t->spec.border;
-    cell_values(&r, t->spec.fn, (double)cell, &u[0], &u[1]);
+    cell_values(&r, t->spec.fn, r.least > 0, (double)cell, &u[0], &u[1]);
     int64_t word = word_of(u[column]), limit = word_limit(column_width(t, column));
     if (word >= limit || word <= -limit) word_refuse(word, column_width(t, column));
     return (uint64_t)word;
