@@ -33,10 +33,11 @@ typedef struct Session {                       // what one run of the three part
     Receipt receipt;
     double *step, setup_seconds, pool_seconds; // step (tokens - 1): seconds each
     Memory memory[3];
+    double cpu[3][3];                          // of each process: seconds so far, before the prompt, after it, after the reply
     double max_error, logit_rms;               // against the plain forward with the same factors; max_error < 0: not compared
 } Session;
 
-typedef struct Plain { double prefill_seconds, step_seconds; } Plain;
+typedef struct Plain { double prefill_seconds, step_seconds, bytes; } Plain;       // bytes: of weights that a step reads
 
 typedef struct Generate {
     const GenerateArgs *k;
@@ -92,6 +93,7 @@ static CHECKED Result plain_measure(const Generate *g, Plain *out, bool prefill)
             plain_truncate(s, plain_past(s) - 1);
         }
         out->step_seconds = median(seconds, steps);
+        out->bytes = (double)m.file.len - (double)c->vocab * c->width;        // of the embedding a row is read
     }
     model_free(&m);
     arena_free(&a);
@@ -138,13 +140,35 @@ static CHECKED Result memory_read(Memory *out, pid_t pid)
     return OK;
 }
 
+static double cpu_read(pid_t pid)
+{
+    char path[64], line[1024];
+    unsigned long user = 0, system = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *f = pid > 0 ? fopen(path, "r") : NULL;
+    if (!f) return 0;
+    size_t len = fread(line, 1, sizeof line - 1, f);
+    fclose(f);
+    line[len] = 0;
+    const char *rest = strrchr(line, ')');
+    if (!rest || sscanf(rest, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2) return 0;
+    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
+static void cpu_note(Session *s, const Parties *p, int when)
+{
+    const pid_t pid[3] = {getpid(), p->provider.pid, p->third.pid};
+    for (int i = 0; i < 3; i++) s->cpu[i][when] = cpu_read(pid[i]);
+}
+
 /* c: the shape with so many secure layers. */
 static CHECKED Result plan_of(const Generate *g, Plan *p, ModelConfig *c, uint32_t layers)
 {
     const GenerateArgs *k = g->k;
     *c = g->config;
     c->layers = g->frozen + layers;
-    PlanOptions o = {.context = g->context, .frozen = g->frozen, .prefer = (Prefer)k->prefer, .private_part = (Private)k->private, .weight_bits = 8};
+    PlanOptions o = {.context = g->context, .frozen = g->frozen, .prefer = (Prefer)k->prefer, .private_part = (Private)k->private,
+                     .weight_bits = 8};
     GUARD(plan_assume(p, c, &o, (uint32_t)k->rank));
     p->known = g->known;
     return plan_check(p, c);
@@ -163,21 +187,26 @@ static CHECKED Result plan_write(const Generate *g, uint32_t layers, Plan *p, co
     return r;
 }
 
-static CHECKED Result tokens_make(Generate *g, Session *s, Client *client, float *logits)
+static CHECKED Result tokens_make(Generate *g, Session *s, const Parties *p, float *logits)
 {
+    Client *client = p->client;
     const GenerateArgs *k = g->k;
     Sampler sampler;
     sampler_init(&sampler, 0, 1, 0);
     int32_t *made = g->ids + g->known + k->prompt;
     size_t vocab = g->config.vocab;
+    cpu_note(s, p, 0);
     GUARD(client_prompt(client, g->ids + g->known, k->prompt, (uint32_t)k->tokens - 1, logits));
+    cpu_note(s, p, 1);
     for (size_t i = 0;; i++) {
         made[i] = sampler_pick(&sampler, logits + i * vocab, g->config.vocab);
-        if (i + 1 == k->tokens) return OK;
+        if (i + 1 == k->tokens) break;
         double start = clock_seconds();
         GUARD(client_step(client, made[i], logits + (i + 1) * vocab));
         s->step[i] = clock_seconds() - start;
     }
+    cpu_note(s, p, 2);
+    return OK;
 }
 
 /* The same tokens through the float network with the same factors. */
@@ -194,7 +223,11 @@ static CHECKED Result tokens_check(const Generate *g, Session *s, const Bundle *
     float *x = arena_new(&a, float, first * c->width), *want = arena_new(&a, float, c->vocab);
     double squares = 0, most = 0;
     Result r = plain_embed(state, x, g->ids, first);
-    if (!failed(r)) plain_layers(state, x, first, 0, c->layers), plain_logits(state, want, x + (first - 1) * c->width, 1), plain_advance(state, first);
+    if (!failed(r)) {
+        plain_layers(state, x, first, 0, c->layers);
+        plain_logits(state, want, x + (first - 1) * c->width, 1);
+        plain_advance(state, first);
+    }
     for (size_t i = 0; i < k->tokens && !failed(r); i++) {
         for (size_t j = 0; j < c->vocab; j++) {
             double d = (double)logits[i * c->vocab + j] - (double)want[j];
@@ -212,7 +245,7 @@ static CHECKED Result session_talk(Generate *g, Session *s, Parties *p, const Bu
 {
     const GenerateArgs *k = g->k;
     GUARD(parties_open(p, b, k->prompt + k->tokens));
-    GUARD(tokens_make(g, s, p->client, logits));
+    GUARD(tokens_make(g, s, p, logits));
     GUARD(memory_read(&s->memory[0], getpid()));
     GUARD(memory_read(&s->memory[1], p->provider.pid));
     s->memory[2].peak_mb = p->third.peak_rss_mb;               // dealer: it has gone
@@ -233,8 +266,8 @@ static CHECKED Result session_run(Generate *g, Session *s, uint32_t layers)
     GUARD(scratch_folder(&scratch));
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)k->seed);
     const char *path = arena_format(&g->arena, "%s/plan.%u.json", scratch, layers);
-    Parties p = {.setting = (Setting)k->setting, .model = g->folder, .plan = path, .net = k->net, .synthetic = seed, .synthetic_past = k->past > 0,
-                 .threads = party_threads(k->threads, (Setting)k->setting)};
+    Parties p = {.setting = (Setting)k->setting, .model = g->folder, .plan = path, .net = k->net, .synthetic = seed,
+                 .synthetic_past = k->past > 0, .threads = party_threads(k->threads, (Setting)k->setting)};
     *s = (Session){.layers = layers, .step = arena_new(&g->arena, double, k->tokens), .max_error = -1};
     Result r = plan_write(g, layers, &plan, path);
     plan_free(&plan);
@@ -267,10 +300,14 @@ static uint64_t scaled_count(const Generate *g, uint64_t one, uint64_t more)
 static PhaseCost scaled_phase(const Generate *g, const PhaseCost *a, const PhaseCost *b)
 {
     const LinkBytes *x = &a->bytes, *y = &b->bytes;
-    return (PhaseCost){scaled(g, a->seconds, b->seconds), scaled_count(g, a->exchanges, b->exchanges),
-                       {scaled_count(g, x->client_to_server, y->client_to_server), scaled_count(g, x->server_to_client, y->server_to_client),
-                        scaled_count(g, x->third_to_client, y->third_to_client), scaled_count(g, x->third_to_server, y->third_to_server),
-                        scaled_count(g, x->client_to_third, y->client_to_third), scaled_count(g, x->server_to_third, y->server_to_third)}};
+    PhaseCost p = {scaled(g, a->seconds, b->seconds), scaled_count(g, a->exchanges, b->exchanges), {0}};
+    p.bytes.client_to_server = scaled_count(g, x->client_to_server, y->client_to_server);
+    p.bytes.server_to_client = scaled_count(g, x->server_to_client, y->server_to_client);
+    p.bytes.third_to_client = scaled_count(g, x->third_to_client, y->third_to_client);
+    p.bytes.third_to_server = scaled_count(g, x->third_to_server, y->third_to_server);
+    p.bytes.client_to_third = scaled_count(g, x->client_to_third, y->client_to_third);
+    p.bytes.server_to_third = scaled_count(g, x->server_to_third, y->server_to_third);
+    return p;
 }
 
 typedef struct Outcome { PhaseCost setup, prefill, decode; double step_seconds; uint64_t correlations[2]; } Outcome;   // prefill, decode
@@ -282,8 +319,8 @@ static CHECKED Result outcome_make(Outcome *o, Generate *g)
     Plan p;
     ModelConfig c;
     Cost cost;
-    *o = (Outcome){scaled_phase(g, &a->setup, &b->setup), scaled_phase(g, &a->prefill, &b->prefill), scaled_phase(g, &a->decode, &b->decode),
-                   0, {0, 0}};
+    *o = (Outcome){.setup = scaled_phase(g, &a->setup, &b->setup), .prefill = scaled_phase(g, &a->prefill, &b->prefill),
+                   .decode = scaled_phase(g, &a->decode, &b->decode)};
     size_t steps = g->k->tokens - 1;
     if (steps) o->step_seconds = scaled(g, median(g->session[0].step, steps), median(g->session[g->sessions - 1].step, steps));
     Result r = plan_of(g, &p, &c, g->secure);
@@ -309,12 +346,23 @@ static Json *phase_json(const PhaseCost *p, bool exchanges)
     return o;
 }
 
+static const char *const party_of[3] = {"client", "server", "third"};
+
 static Json *memory_json(const Generate *g, bool beyond)
 {
-    static const char *const who[3] = {"client", "server", "third"};
     Json *o = json_new_object();
     const Session *s = &g->session[g->sessions - 1];
-    for (int i = 0; i < 3; i++) json_put(o, who[i], json_of_real(s->memory[i].peak_mb - (beyond ? s->memory[i].map_mb : 0)));
+    for (int i = 0; i < 3; i++) json_put(o, party_of[i], json_of_real(s->memory[i].peak_mb - (beyond ? s->memory[i].map_mb : 0)));
+    return o;
+}
+
+/* of: 0 the prompt, 1 the reply. The third's of a pool was spent before the session, and is not in it. */
+static Json *cpu_json(const Generate *g, int of)
+{
+    Json *o = json_new_object();
+    const Session *a = &g->session[0], *b = &g->session[g->sessions - 1];
+    for (int i = 0; i < 3; i++)
+        json_put(o, party_of[i], json_of_real(scaled(g, a->cpu[i][of + 1] - a->cpu[i][of], b->cpu[i][of + 1] - b->cpu[i][of])));
     return o;
 }
 
@@ -365,10 +413,13 @@ static void generate_json(const Generate *g, const Outcome *out)
     json_put(o, "tokens", tokens);
     json_put(o, "finish_reason", json_of_text("length"));
     json_put(o, "setup", phase_json(&out->setup, false));
-    json_put(o, "prefill", phase_json(&out->prefill, true));
+    Json *prefill = phase_json(&out->prefill, true);
+    json_put(prefill, "cpu_seconds", cpu_json(g, 0));
+    json_put(o, "prefill", prefill);
     Json *decode = phase_json(&out->decode, true);
     json_put(decode, "tokens", json_of_uint(k->tokens - 1));
     json_put(decode, "seconds_per_token", json_of_real(out->step_seconds));
+    json_put(decode, "cpu_seconds", cpu_json(g, 1));
     json_put(o, "decode", decode);
     Json *words = json_new_object();
     json_put(words, "prefill", json_of_uint(out->correlations[0]));
@@ -379,6 +430,7 @@ static void generate_json(const Generate *g, const Outcome *out)
     json_put(o, "peak_rss_beyond_map_mb", memory_json(g, true));
     json_put(plain, "prefill_seconds", json_of_real(g->plain.prefill_seconds));
     json_put(plain, "seconds_per_token", json_of_real(g->plain.step_seconds));
+    json_put(plain, "weight_bytes_per_second", json_of_real(g->plain.bytes / g->plain.step_seconds));
     json_put(o, "plain", plain);
     json_put(ratio, "prefill", json_of_real(out->prefill.seconds / g->plain.prefill_seconds));
     json_put(ratio, "token", json_of_real(out->step_seconds / g->plain.step_seconds));
@@ -410,8 +462,8 @@ static void generate_print(const Generate *g, const Outcome *o)
            o->step_seconds / g->plain.step_seconds, o->step_seconds);
     printf("%-20s %12s %12llu %12llu\n", "exchanges", "", (unsigned long long)cost[1]->exchanges, (unsigned long long)cost[2]->exchanges);
     for (int link = 0; link < 6; link++) {
-        static const char *const names[6] = {"client > provider", "provider > client", "third > client", "third > provider", "client > third",
-                                             "provider > third"};
+        static const char *const names[6] = {"client > provider", "provider > client", "third > client",
+                                             "third > provider",  "client > third",    "provider > third"};
         for (int i = 0; i < 3; i++) {
             const LinkBytes *b = &cost[i]->bytes;
             const uint64_t v[6] = {b->client_to_server, b->server_to_client, b->third_to_client, b->third_to_server, b->client_to_third,
@@ -430,10 +482,12 @@ static void generate_print(const Generate *g, const Outcome *o)
 
 static CHECKED Result shape_config(const char *name, ModelConfig *out)
 {
-    static const ModelConfig llama_3b = {.width = 3200, .layers = 26, .heads = 32, .kv_heads = 32, .head_dim = 100, .ffn = 8640, .vocab = 32000,
-                                         .context = 2048, .norm_eps = 1e-6f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2};
-    static const ModelConfig llama_7b = {.width = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008, .vocab = 32000,
-                                         .context = 4096, .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2};
+    static const ModelConfig llama_3b = {.width = 3200, .layers = 26, .heads = 32, .kv_heads = 32, .head_dim = 100, .ffn = 8640,
+                                         .vocab = 32000, .context = 2048, .norm_eps = 1e-6f, .rope_theta = 10000, .rope = {.factor = 1},
+                                         .bos = 1, .eos = 2};
+    static const ModelConfig llama_7b = {.width = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008,
+                                         .vocab = 32000, .context = 4096, .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1},
+                                         .bos = 1, .eos = 2};
     if (!strcmp(name, "open-llama-3b")) *out = llama_3b;
     else if (!strcmp(name, "llama2-7b")) *out = llama_7b;
     else return fail(FAIL_USE, "--shape is one of open-llama-3b, llama2-7b, not '%s'", name);
@@ -459,7 +513,8 @@ static CHECKED Result generate_ready(Generate *g, const Option *options)
     Net net;
     GUARD(setting_choose(&setting, k->setting));
     GUARD(net_parse(&net, k->net));
-    if (setting != SETTING_DEALER && setting != SETTING_3PC) return fail(FAIL_USE, "--setting is dealer or 3pc here, not '%s'", setting_names[setting]);
+    if (setting != SETTING_DEALER && setting != SETTING_3PC)
+        return fail(FAIL_USE, "--setting is dealer or 3pc here, not '%s'", setting_names[setting]);
     if (k->merge != 1) return fail(FAIL_USE, "--merge %llu: merged heads are not available yet", (unsigned long long)k->merge);
     GUARD(shape_config(k->shape, &g->config));
     GUARD(frozen_count(&g->frozen, k->frozen, g->config.layers));
@@ -468,7 +523,8 @@ static CHECKED Result generate_ready(Generate *g, const Option *options)
     g->known = (uint32_t)(k->past ? k->past : k->known);
     uint64_t need = g->known + k->prompt + k->tokens;
     if (option_given(options, "--context") && k->context < need)
-        return fail(FAIL_USE, "--context %llu is less than the %llu positions that are used", (unsigned long long)k->context, (unsigned long long)need);
+        return fail(FAIL_USE, "--context %llu is less than the %llu positions that are used", (unsigned long long)k->context,
+                    (unsigned long long)need);
     g->context = (uint32_t)(k->context > need ? k->context : need);
     if (g->context > g->config.context)
         return fail(FAIL_USE, "%u positions are more than the %u of %s", g->context, g->config.context, k->shape);
