@@ -5,10 +5,13 @@
  * deployment does: three processes over TLS, the pool or the live third, prompt and tokens. Beside it, in the same run, the
  * plain forward of the same quantised model on all cores; and the secure logits are compared with the plain ones.
  *
- * Where all layers would take too long, --layers runs two sessions, of one secure layer and of more, and what a layer adds
- * to the time gives the rest; bytes and exchanges of the whole come from the plan, which a session's own equal exactly. */
+ * A session on loopback is replayed over LAN and WAN on a virtual clock (serve/trace.h). Where all layers would take too long,
+ * --layers runs two sessions, of one secure layer and of more: what a layer adds on the virtual clock, which counts processor
+ * time and is steadier than a clock on the wall, is added for those that were not run. Bytes and exchanges of a layer are the
+ * same for all of them, so theirs are exact: the plan's prediction for the whole must be met. */
 #include "app/bench.h"
 #include "app/synthetic.h"
+#include "serve/trace.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -26,6 +29,9 @@ typedef struct GenerateArgs {
     bool json;
 } GenerateArgs;
 
+enum { NETWORKS = 3 };
+static const char *const network_names[NETWORKS] = {"loopback", "lan", "wan"};
+
 typedef struct Memory { double peak_mb, map_mb; } Memory;     // peak of all; of it, mapped files
 
 typedef struct Session {                       // what one run of the three parties gave
@@ -33,6 +39,7 @@ typedef struct Session {                       // what one run of the three part
     Receipt receipt;
     double *step, setup_seconds, pool_seconds; // step (tokens - 1): seconds each
     Memory memory[3];
+    NetworkTime on[NETWORKS];                  // on the virtual clock
     double cpu[3][3];                          // of each process: seconds so far, before the prompt, after it, after the reply
     double max_error, logit_rms;               // against the plain forward with the same factors; max_error < 0: not compared
 } Session;
@@ -256,6 +263,19 @@ static CHECKED Result session_talk(Generate *g, Session *s, Parties *p, const Bu
     return OK;
 }
 
+static CHECKED Result session_replay(Session *s, Parties *p)
+{
+    Trace trace[PARTIES_COUNT];
+    Result r = parties_traces(p, trace);
+    for (int i = 0; i < NETWORKS && !failed(r); i++) {
+        Net net;
+        r = net_parse(&net, network_names[i]);
+        if (!failed(r)) r = network_time(&s->on[i], trace, &net);
+    }
+    for (int i = 0; i < PARTIES_COUNT; i++) trace_free(&trace[i]);
+    return r;
+}
+
 static CHECKED Result session_run(Generate *g, Session *s, uint32_t layers)
 {
     const GenerateArgs *k = g->k;
@@ -267,7 +287,8 @@ static CHECKED Result session_run(Generate *g, Session *s, uint32_t layers)
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)k->seed);
     const char *path = arena_format(&g->arena, "%s/plan.%u.json", scratch, layers);
     Parties p = {.setting = (Setting)k->setting, .model = g->folder, .plan = path, .net = k->net, .synthetic = seed,
-                 .synthetic_past = k->past > 0, .threads = party_threads(k->threads, (Setting)k->setting)};
+                 .synthetic_past = k->past > 0, .traced = !strcmp(k->net, network_names[0]), .pools = (unsigned)(s - g->session),
+                 .threads = party_threads(k->threads, (Setting)k->setting)};
     *s = (Session){.layers = layers, .step = arena_new(&g->arena, double, k->tokens), .max_error = -1};
     Result r = plan_write(g, layers, &plan, path);
     plan_free(&plan);
@@ -278,7 +299,8 @@ static CHECKED Result session_run(Generate *g, Session *s, uint32_t layers)
     if (!logits) bug("out of memory");
     if (!failed(r)) r = session_talk(g, s, &p, &b, logits);
     r = parties_end(&p, r);
-    if (!failed(r) && !k->past && k->private == PRIVATE_LORA) r = tokens_check(g, s, &b, logits);
+    if (!failed(r) && p.traced) r = session_replay(s, &p);
+    if (!failed(r) && !k->past) r = tokens_check(g, s, &b, logits);
     free(logits);
     bundle_free(&b);
     return r;
@@ -286,21 +308,24 @@ static CHECKED Result session_run(Generate *g, Session *s, uint32_t layers)
 
 // ---- results ---------------------------------------------------------------------------------------------------------
 
-/* Of one secure layer and of more, the value for all of them: each adds what each adds. */
-static double scaled(const Generate *g, double one, double more)
+/* What the secure layers that were not run would add to a phase over a network. */
+static double missing_seconds(const Generate *g, Phase phase, int network)
 {
-    return g->sessions == 1 ? one : one + (more - one) / (g->session[1].layers - 1) * (g->secure - 1);
+    if (g->sessions == 1) return 0;
+    double one = g->session[0].on[network].seconds[phase], more = g->session[1].on[network].seconds[phase];
+    return (more - one) / (g->session[1].layers - 1) * (g->secure - g->session[1].layers);
 }
 
+/* Of one secure layer and of more, the count for all of them. */
 static uint64_t scaled_count(const Generate *g, uint64_t one, uint64_t more)
 {
     return g->sessions == 1 ? one : one + (more - one) / (g->session[1].layers - 1) * (g->secure - 1);
 }
 
-static PhaseCost scaled_phase(const Generate *g, const PhaseCost *a, const PhaseCost *b)
+static PhaseCost scaled_phase(const Generate *g, const PhaseCost *a, const PhaseCost *b, Phase phase)
 {
     const LinkBytes *x = &a->bytes, *y = &b->bytes;
-    PhaseCost p = {scaled(g, a->seconds, b->seconds), scaled_count(g, a->exchanges, b->exchanges), {0}};
+    PhaseCost p = {b->seconds + missing_seconds(g, phase, 0), scaled_count(g, a->exchanges, b->exchanges), {0}};
     p.bytes.client_to_server = scaled_count(g, x->client_to_server, y->client_to_server);
     p.bytes.server_to_client = scaled_count(g, x->server_to_client, y->server_to_client);
     p.bytes.third_to_client = scaled_count(g, x->third_to_client, y->third_to_client);
@@ -319,10 +344,11 @@ static CHECKED Result outcome_make(Outcome *o, Generate *g)
     Plan p;
     ModelConfig c;
     Cost cost;
-    *o = (Outcome){.setup = scaled_phase(g, &a->setup, &b->setup), .prefill = scaled_phase(g, &a->prefill, &b->prefill),
-                   .decode = scaled_phase(g, &a->decode, &b->decode)};
+    *o = (Outcome){.setup = scaled_phase(g, &a->setup, &b->setup, PHASE_SETUP),
+                   .prefill = scaled_phase(g, &a->prefill, &b->prefill, PHASE_PREFILL),
+                   .decode = scaled_phase(g, &a->decode, &b->decode, PHASE_DECODE)};
     size_t steps = g->k->tokens - 1;
-    if (steps) o->step_seconds = scaled(g, median(g->session[0].step, steps), median(g->session[g->sessions - 1].step, steps));
+    if (steps) o->step_seconds = median(g->session[g->sessions - 1].step, steps) + missing_seconds(g, PHASE_DECODE, 0) / (double)steps;
     Result r = plan_of(g, &p, &c, g->secure);
     if (!failed(r)) r = plan_cost(&cost, &p, &c, 0, g->k->prompt, true);
     plan_free(&p);
@@ -356,13 +382,12 @@ static Json *memory_json(const Generate *g, bool beyond)
     return o;
 }
 
-/* of: 0 the prompt, 1 the reply. The third's of a pool was spent before the session, and is not in it. */
+/* of: 0 the prompt, 1 the reply; of the layers that were run. The third's of a pool was spent before the session, and is not in it. */
 static Json *cpu_json(const Generate *g, int of)
 {
     Json *o = json_new_object();
-    const Session *a = &g->session[0], *b = &g->session[g->sessions - 1];
-    for (int i = 0; i < 3; i++)
-        json_put(o, party_of[i], json_of_real(scaled(g, a->cpu[i][of + 1] - a->cpu[i][of], b->cpu[i][of + 1] - b->cpu[i][of])));
+    const Session *s = &g->session[g->sessions - 1];
+    for (int i = 0; i < 3; i++) json_put(o, party_of[i], json_of_real(s->cpu[i][of + 1] - s->cpu[i][of]));
     return o;
 }
 
@@ -399,7 +424,25 @@ static void scaled_json(const Generate *g, Json *o)
     json_put(s, "secure_layers_run", run);
     json_put(s, "to", json_of_uint(g->secure));
     json_put(s, "what", texts_json((const char *const[]){"seconds", "exchanges", "bytes"}, 3));
+    json_put(s, "as_run", texts_json((const char *const[]){"cpu_seconds", "peak_rss_mb"}, 2));
     json_put(o, "scaled", s);
+}
+
+static void networks_json(const Generate *g, Json *o)
+{
+    const Session *s = &g->session[g->sessions - 1];
+    uint64_t steps = g->k->tokens - 1;
+    if (strcmp(g->k->net, network_names[0]) != 0) return;
+    Json *all = json_new_object();
+    for (int i = 0; i < NETWORKS; i++) {
+        Json *one = json_new_object();
+        double prefill = s->on[i].seconds[PHASE_PREFILL] + missing_seconds(g, PHASE_PREFILL, i);
+        double decode = s->on[i].seconds[PHASE_DECODE] + missing_seconds(g, PHASE_DECODE, i);
+        json_put(one, "prefill_seconds", json_of_real(prefill));
+        if (steps) json_put(one, "seconds_per_token", json_of_real(decode / (double)steps));
+        json_put(all, network_names[i], one);
+    }
+    json_put(o, "virtual_networks", all);
 }
 
 static void generate_json(const Generate *g, const Outcome *out)
@@ -437,6 +480,7 @@ static void generate_json(const Generate *g, const Outcome *out)
     json_put(o, "to_plain", ratio);
     if (s->max_error >= 0) json_put(o, "max_abs_error", json_of_real(s->max_error)), json_put(o, "logit_rms", json_of_real(s->logit_rms));
     json_put(o, "synthetic", texts_json((const char *const[]){"base", "factors", "tokens", "past"}, k->past ? 4 : 3));
+    networks_json(g, o);
     scaled_json(g, o);
     json_put(o, "machine", machine_json());
     print_json(o);
@@ -473,6 +517,10 @@ static void generate_print(const Generate *g, const Outcome *o)
         printf("%-20s %12s %12s %12s\n", names[link], text[0], text[1], text[2]);
     }
     printf("%-20s %12s %12s %12s\n", "correlations", "", bytes_text(text[0], o->correlations[0]), bytes_text(text[1], o->correlations[1]));
+    for (int i = 0; i < NETWORKS && !strcmp(k->net, network_names[0]); i++)
+        printf("%-20s %12s %10.2f s %10.2f s on the virtual clock\n", network_names[i], "",
+               s->on[i].seconds[PHASE_PREFILL] + missing_seconds(g, PHASE_PREFILL, i),
+               s->on[i].seconds[PHASE_DECODE] + missing_seconds(g, PHASE_DECODE, i));
     for (int i = 0; i < 3; i++)
         printf("%-20s %9.0f MB, %.0f MB of it beyond the map\n", who[i], s->memory[i].peak_mb, s->memory[i].peak_mb - s->memory[i].map_mb);
     if (s->max_error >= 0) printf("%-20s %12.4f at most, of logits of rms %.3f\n", "error", s->max_error, s->logit_rms);
@@ -488,9 +536,10 @@ static CHECKED Result shape_config(const char *name, ModelConfig *out)
     static const ModelConfig llama_7b = {.width = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008,
                                          .vocab = 32000, .context = 4096, .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1},
                                          .bos = 1, .eos = 2};
+    if (strchr(name, '/')) return config_read(out, name);
     if (!strcmp(name, "open-llama-3b")) *out = llama_3b;
     else if (!strcmp(name, "llama2-7b")) *out = llama_7b;
-    else return fail(FAIL_USE, "--shape is one of open-llama-3b, llama2-7b, not '%s'", name);
+    else return fail(FAIL_USE, "--shape is one of open-llama-3b, llama2-7b, or a folder with config.json (with a / in its name), not '%s'", name);
     return OK;
 }
 
@@ -500,7 +549,8 @@ static CHECKED Result base_ready(Generate *g)
     const char *home = getenv("HOME"), *xdg = getenv("XDG_CACHE_HOME"), *cache = k->cache;
     if (!cache && xdg && *xdg) cache = arena_format(&g->arena, "%s/marill", xdg);
     if (!cache) cache = home && *home ? arena_format(&g->arena, "%s/.cache/marill", home) : "/tmp/marill-cache";
-    g->folder = arena_format(&g->arena, "%s/%s-%llu", cache, k->shape, (unsigned long long)k->seed);
+    const char *slash = strrchr(k->shape, '/'), *name = slash ? slash + 1 : k->shape;
+    g->folder = arena_format(&g->arena, "%s/%s-%llu", cache, *name ? name : "folder", (unsigned long long)k->seed);
     if (model_is_synthetic(&g->config, k->seed, g->folder)) return OK;
     fprintf(stderr, "making the synthetic base %s, once\n", g->folder);
     return model_synthesise(&g->config, k->seed, g->folder, &terminal_progress);
@@ -518,6 +568,8 @@ static CHECKED Result generate_ready(Generate *g, const Option *options)
     if (k->merge != 1) return fail(FAIL_USE, "--merge %llu: merged heads are not available yet", (unsigned long long)k->merge);
     GUARD(shape_config(k->shape, &g->config));
     GUARD(frozen_count(&g->frozen, k->frozen, g->config.layers));
+    if (k->layers && strcmp(k->net, network_names[0]) != 0)
+        return fail(FAIL_USE, "--layers needs --net loopback, which is replayed over the others");
     if (k->known > 1 && k->past) return fail(FAIL_USE, "--known-prefix and --synthetic-past are for the same positions: give one");
     g->secure = g->config.layers - g->frozen;
     g->known = (uint32_t)(k->past ? k->past : k->known);
