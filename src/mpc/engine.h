@@ -88,6 +88,7 @@ typedef struct Term {
     bool one;                                  // mu is the constant 1
     unsigned v;                                // 2^v divides g
     bool shared;                               // shares of mu are there, mod 2^(ring - v)
+    bool spent;                                // they were, and nobody kept them (see Factor.once)
     bool widen;                                // mu is a mask: its shares mod 2^m are free, T deals the carry
     unsigned ring;
     Share c, s;
@@ -97,6 +98,7 @@ enum { FACTOR_TERMS = 12 };
 struct Factor {
     const Layout *at;
     unsigned f, ring, count;
+    bool once;                                 // meets one product element by element: shares of its secrets need not be kept
     Term term[FACTOR_TERMS];
     const uint64_t *value;                     // CLEAR: the value, mod 2^ring
 };
@@ -167,6 +169,7 @@ uint8_t *feed_room(Engine *e, size_t len);                    // for packed word
 
 // ---- product.c, lookup.c ---------------------------------------------------------------------------------------------
 
+Opened *wire_open_last(Engine *e, Wire a);                    // in the wire's own words, which are gone
 Opened *opened_new(Engine *e, const Layout *at, unsigned n, unsigned f);
 static inline uint64_t opened_centre(unsigned n) { return n > 1 ? UINT64_C(1) << (n - 2) : 0; }
 /* x + 2^(n-2) + r mod 2^n: what travelled. */

@@ -180,7 +180,7 @@ static void columns_open(Engine *e, const Layout *at, SelectJob *j, Opened *out[
     select_run(e, at, j);
     for (unsigned k = 0; k < count; k++) {
         if (e->clear) wire_settle(e, &u[k], j->word[k < j->t->columns ? k : 2]);
-        out[k] = wire_open(e, u[k]);
+        out[k] = wire_open_last(e, u[k]);
     }
 }
 
@@ -239,7 +239,7 @@ const Factor *looked_factor(Engine *e, Looked *l, unsigned n)
     size_t len = layout_len(l->at);
     Factor *x = factor_new(e, l->at, l->f, n);
     uint64_t *kappa = words_if(e, e->third, len);
-    x->value = l->value;
+    x->value = l->value, x->once = true;
     for (unsigned j = 0; j < l->count; j++) {
         const Column *c = &l->column[j];
         unsigned m = c->u->n;
@@ -303,6 +303,6 @@ const Factor *looked2_factor(Engine *e, Looked2 *l, unsigned n)
     *factor_term(x) = (Term){.k = UINT64_MAX, .mu = kappa, .ring = n};
     uint64_t *value = words_if(e, e->clear, len);
     for (size_t i = 0; value && i < len; i++) value[i] = h->value[i] + a->value[i] * b->value[i];
-    x->value = value;
+    x->value = value, x->once = true;
     return x;
 }

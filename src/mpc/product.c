@@ -8,14 +8,17 @@
 
 // ---- open ------------------------------------------------------------------------------------------------------------
 
-Opened *opened_new(Engine *e, const Layout *at, unsigned n, unsigned f)
+/* p: its words, or NULL. */
+static Opened *opened_over(Engine *e, const Layout *at, unsigned n, unsigned f, uint64_t *p)
 {
     Opened *o = arena_new(&e->step, Opened, 1);
     o->at = at, o->n = n, o->f = f;
-    o->p = words_if(e, e->online || e->clear, layout_len(at));
+    o->p = p ? p : words_if(e, e->online || e->clear, layout_len(at));
     o->value = words_if(e, e->clear, layout_len(at));
     return o;
 }
+
+Opened *opened_new(Engine *e, const Layout *at, unsigned n, unsigned f) { return opened_over(e, at, n, f, NULL); }
 
 uint64_t opened_mask(const Opened *o, size_t i) { return ring_low(o->rc.word[i] + o->rs.word[i], o->n); }
 
@@ -45,10 +48,11 @@ static void open_block(void *ctx, const Block *b)
     }
 }
 
-static Opened *open_wire(Engine *e, Wire a, const uint8_t *row_n)
+/* last: nobody needs the share any more, and what is sent takes its place. */
+static Opened *open_wire(Engine *e, Wire a, const uint8_t *row_n, bool last)
 {
     size_t len = layout_len(a.at);
-    Opened *o = opened_new(e, a.at, a.n, a.f);
+    Opened *o = opened_over(e, a.at, a.n, a.f, last && e->online ? (e->client ? a.c.word : a.s.word) : NULL);
     Pending p = {.from_client = true, .from_server = true, .at = a.at, .row_n = row_n, .n = a.n, .to = o->p, .add = true, .opened = true};
     o->row_n = row_n;
     o->rc.word = words_if(e, e->client_prg != NULL, len);
@@ -60,8 +64,9 @@ static Opened *open_wire(Engine *e, Wire a, const uint8_t *row_n)
     return o;
 }
 
-Opened *wire_open(Engine *e, Wire a) { return open_wire(e, a, NULL); }
-Opened *wire_open_rows(Engine *e, Wire a, const uint8_t *row_n) { return open_wire(e, a, row_n); }
+Opened *wire_open(Engine *e, Wire a) { return open_wire(e, a, NULL, false); }
+Opened *wire_open_last(Engine *e, Wire a) { return open_wire(e, a, NULL, true); }
+Opened *wire_open_rows(Engine *e, Wire a, const uint8_t *row_n) { return open_wire(e, a, row_n, false); }
 
 typedef struct ServerOpenJob { Engine *e; Opened *o; const uint64_t *x; const Pending *p; uint8_t *out; } ServerOpenJob;
 
@@ -220,7 +225,7 @@ static void makings_run(Making *m, size_t count, const Deal *d, size_t begin, si
 enum { PAIRS = FACTOR_TERMS * 4 };
 enum { NO_FIELD = PAIRS };
 
-/* The product of two factors, pair by pair of terms. dealt: the field of a pair of two secrets, else NO_FIELD. */
+/* The product of two factors, pair by pair of terms. dealt: the field of a pair whose secret is dealt for it alone, else NO_FIELD. */
 typedef struct Product {
     Engine *e;
     const Factor *a, *b;                       // b NULL: the number 1
@@ -252,8 +257,16 @@ static void product_plan(Product *p)
                 continue;
             }
             const Factor *of = x->one ? p->b : p->a;
-            const Term *t = x->one ? y : x;
-            if (!t->shared) p->making[p->makings++] = term_make(p->e, t, of->at, p->field, &p->fields);
+            Term *t = (Term *)(uintptr_t)(x->one ? y : x);
+            if (t->shared) continue;
+            ASSERT(!t->spent);
+            if (of->once && p->spread == 1) {
+                t->spent = true;
+                p->dealt[i][j] = p->fields;
+                p->field[p->fields++] = (Field){of->at, t->ring - t->v};
+            } else {
+                p->making[p->makings++] = term_make(p->e, t, of->at, p->field, &p->fields);
+            }
         }
 }
 
@@ -280,6 +293,8 @@ static const uint64_t *spread_block(const Product *p, const Block *b, const uint
 static const uint64_t *pair_secret(const Product *p, const Block *b, const Term *x, const Term *y)
 {
     Block met = met_block(p, b);
+    if (!y || y->one) return term_secret(x, b, b->tmp[3]);
+    if (x->one) return spread_block(p, b, term_secret(y, &met, b->tmp[2]), b->tmp[3]);
     const uint64_t *mu = term_secret(x, b, b->tmp[1]), *nu = term_secret(y, &met, b->tmp[2]);
     ring_mul(b->tmp[3], mu, spread_block(p, b, nu, b->tmp[4]), b->len);
     return b->tmp[3];
@@ -291,7 +306,7 @@ static void third_block(void *ctx, const Block *b)
     for (size_t i = 0; i < p->a->count; i++)
         for (size_t j = 0; j < b_terms(p); j++)
             if (p->dealt[i][j] != NO_FIELD)
-                deal_block(p->deal, p->dealt[i][j], b, b->tmp[0], NULL, pair_secret(p, b, &p->a->term[i], &p->b->term[j]));
+                deal_block(p->deal, p->dealt[i][j], b, b->tmp[0], NULL, pair_secret(p, b, &p->a->term[i], p->b ? &p->b->term[j] : NULL));
 }
 
 /* sum += g h; g NULL: the constant k. h NULL: 1. */
