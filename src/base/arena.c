@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { ALIGN = 64, CHUNK_FIRST = 64 << 10, CHUNK_DOUBLED = 16 << 20 };
+enum { ALIGN = 64, CHUNK_FIRST = 64 << 10, CHUNK_DOUBLED = 16 << 20, WIPED_A_PART = 1 << 20 };
 
 struct ArenaChunk {
     _Alignas(ALIGN) struct ArenaChunk *prev;
@@ -40,9 +40,14 @@ static struct ArenaChunk *chunk_make(size_t size, bool secret)
     return c;
 }
 
+static void wipe_part(void *ctx, size_t begin, size_t end)
+{
+    wipe((uint8_t *)ctx + begin, end - begin);
+}
+
 static void chunk_clear(struct ArenaChunk *c, size_t from)
 {
-    if (c->at > from) wipe(chunk_data(c) + from, c->at - from);
+    if (c->at > from) parallel_for(c->at - from, WIPED_A_PART, wipe_part, chunk_data(c) + from);
     c->at = from;
 }
 

@@ -221,18 +221,29 @@ Wire wire_new(Engine *e, const Layout *at, unsigned n, unsigned f)
     return w;
 }
 
-static uint64_t *words_copy(Arena *a, const uint64_t *words, size_t len)
+typedef struct Copy { uint64_t *to; const uint64_t *from; } Copy;
+
+static void copy_block(void *ctx, const Block *b)
 {
-    return words ? memcpy(arena_new(a, uint64_t, len), words, len * sizeof *words) : NULL;
+    const Copy *c = ctx;
+    memcpy(c->to + b->i, c->from + b->i, b->len * sizeof *c->to);
+}
+
+static uint64_t *words_copy(Arena *a, const uint64_t *words, const Layout *at)
+{
+    if (!words) return NULL;
+    Copy c = {arena_new(a, uint64_t, layout_len(at)), words};
+    rows_run(at, copy_block, &c);
+    return c.to;
 }
 
 static Wire wire_copy(Arena *a, Wire w)
 {
-    size_t len = layout_len(w.at), *begin = arena_new(a, size_t, w.at->rows + 1);
+    size_t *begin = arena_new(a, size_t, w.at->rows + 1);
     Layout *at = arena_new(a, Layout, 1);
     memcpy(begin, w.at->begin, (w.at->rows + 1) * sizeof *begin);
     *at = (Layout){w.at->rows, begin};
-    return (Wire){at, w.n, w.f, {words_copy(a, w.c.word, len)}, {words_copy(a, w.s.word, len)}};
+    return (Wire){at, w.n, w.f, {words_copy(a, w.c.word, at)}, {words_copy(a, w.s.word, at)}};
 }
 
 /* By way of a second arena, which is as small as what stays. */
@@ -254,7 +265,7 @@ uint64_t wire_value(const Engine *e, const Wire *a, size_t i)
 void wire_settle(const Engine *e, Wire *a, const uint64_t *value)
 {
     ASSERT(e->clear);
-    ring_sub(a->s.word, value, a->c.word, layout_len(a->at));
+    rows_apply(a->at, ring_sub, a->s.word, value, a->c.word);
 }
 
 // ---- blocks ----------------------------------------------------------------------------------------------------------
@@ -288,6 +299,19 @@ void blocks_run(const Layout *at, size_t begin, size_t end, BlockBody *body, voi
     size_t blocks = 0;
     for (size_t r = begin; r < end; r++) blocks += row_blocks(at, r);
     parallel_for(blocks, BLOCKS_A_PART, blocks_part, &job);
+}
+
+typedef struct Apply { RingOp *op; uint64_t *out; const uint64_t *a, *b; } Apply;
+
+static void apply_block(void *ctx, const Block *b)
+{
+    const Apply *j = ctx;
+    j->op(j->out + b->i, j->a + b->i, j->b + b->i, b->len);
+}
+
+void rows_apply(const Layout *at, RingOp *op, uint64_t *out, const uint64_t *a, const uint64_t *b)
+{
+    rows_run(at, apply_block, &(Apply){op, out, a, b});
 }
 
 // ---- exchanges -------------------------------------------------------------------------------------------------------

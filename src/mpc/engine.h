@@ -132,6 +132,9 @@ typedef struct Block { size_t row, from, len, i; uint64_t (*tmp)[BLOCK]; } Block
 typedef void BlockBody(void *ctx, const Block *b);
 void blocks_run(const Layout *at, size_t begin, size_t end, BlockBody *body, void *ctx);
 static inline void rows_run(const Layout *at, BlockBody *body, void *ctx) { blocks_run(at, 0, at->rows, body, ctx); }
+/* out := a op b, op being ring_add or ring_sub; out may be a. */
+typedef void RingOp(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
+void rows_apply(const Layout *at, RingOp *op, uint64_t *out, const uint64_t *a, const uint64_t *b);
 
 // ---- source.c --------------------------------------------------------------------------------------------------------
 

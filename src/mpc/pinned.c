@@ -210,7 +210,7 @@ static void product_server(Engine *e, const Pinning *g, Wire *w, const uint64_t 
 {
     w->s.word = words_new(e, layout_len(g->at));
     product_of_weights(g->p, w->s.word, x, g->in->rows);
-    ring_sub_from(w->s.word, g->s.word, layout_len(g->at));
+    rows_apply(g->at, ring_sub, w->s.word, w->s.word, g->s.word);
 }
 
 static void product_clear(Engine *e, const Pinning *g, Wire *w, const uint64_t *x)
@@ -228,7 +228,7 @@ Wire pinned_take(Engine *e, Pinning *g)
     if (g->before) g->x = wire_to(e, pinned_take(e, g->before), g->to_n, g->to_f);
     Wire w = {g->at, p->n, g->f + p->f, pinning_share(e, g), {NULL}};
     if (e->server) {
-        ring_add_to(g->hat, g->x.s.word, in);
+        rows_apply(g->in, ring_add, g->hat, g->hat, g->x.s.word);
         product_server(e, g, &w, g->hat);
     }
     if (e->clear) {
@@ -248,7 +248,7 @@ Wire pinned_open(Engine *e, const Opened *x, const Pinned *p)
     Wire w = {g->at, p->n, x->f + p->f, pinning_share(e, g), {NULL}};
     if (e->server) {
         uint64_t *v = words_new(e, layout_len(x->at));
-        ring_sub(v, x->p, x->rs.word, layout_len(x->at));
+        rows_apply(x->at, ring_sub, v, x->p, x->rs.word);
         product_server(e, g, &w, v);
     }
     if (e->clear) product_clear(e, g, &w, x->value);

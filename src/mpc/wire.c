@@ -5,8 +5,8 @@ Wire wire_add(Engine *e, Wire a, Wire b)
 {
     ASSERT(a.f == b.f && layout_len(a.at) == layout_len(b.at));
     Wire w = wire_new(e, a.at, a.n < b.n ? a.n : b.n, a.f);
-    if (w.c.word) ring_add(w.c.word, a.c.word, b.c.word, layout_len(a.at));
-    if (w.s.word) ring_add(w.s.word, a.s.word, b.s.word, layout_len(a.at));
+    if (w.c.word) rows_apply(a.at, ring_add, w.c.word, a.c.word, b.c.word);
+    if (w.s.word) rows_apply(a.at, ring_add, w.s.word, a.s.word, b.s.word);
     return w;
 }
 
@@ -16,13 +16,21 @@ Wire wire_narrow(Wire a, unsigned n)
     return a;
 }
 
+typedef struct ShiftJob { uint64_t *out; const uint64_t *in; unsigned n, k; bool up; } ShiftJob;
+
+static void shift_block(void *ctx, const Block *b)
+{
+    const ShiftJob *j = ctx;
+    ring_shift(j->out + b->i, j->in + b->i, b->len, j->n, j->k, j->up);
+}
+
 Wire wire_shift(Engine *e, Wire a, unsigned k)
 {
     if (k == 0) return a;
     ASSERT(k < a.n);
     Wire w = wire_new(e, a.at, a.n - k, a.f - k);
-    if (w.c.word) ring_shift(w.c.word, a.c.word, layout_len(a.at), a.n, k, true);
-    if (w.s.word) ring_shift(w.s.word, a.s.word, layout_len(a.at), a.n, k, false);
+    if (w.c.word) rows_run(a.at, shift_block, &(ShiftJob){w.c.word, a.c.word, a.n, k, true});
+    if (w.s.word) rows_run(a.at, shift_block, &(ShiftJob){w.s.word, a.s.word, a.n, k, false});
     return w;
 }
 
@@ -41,14 +49,20 @@ Wire wire_label(Wire a, unsigned f)
     return a;
 }
 
+typedef struct ColumnsJob { const Layout *in; size_t from; uint64_t *to; const uint64_t *of; } ColumnsJob;
+
+static void columns_block(void *ctx, const Block *b)
+{
+    const ColumnsJob *j = ctx;
+    memcpy(j->to + b->i, j->of + j->in->begin[b->row] + j->from + b->from, b->len * sizeof *j->to);
+}
+
 Wire wire_columns(Engine *e, Wire a, size_t from, size_t count)
 {
     Wire w = wire_new(e, layout_uniform(e, count), a.n, a.f);
-    for (size_t r = 0; r < a.at->rows; r++) {
-        ASSERT(from + count <= a.at->begin[r + 1] - a.at->begin[r]);
-        if (w.c.word) memcpy(w.c.word + r * count, a.c.word + a.at->begin[r] + from, count * sizeof *w.c.word);
-        if (w.s.word) memcpy(w.s.word + r * count, a.s.word + a.at->begin[r] + from, count * sizeof *w.s.word);
-    }
+    for (size_t r = 0; r < a.at->rows; r++) ASSERT(from + count <= row_words(a.at, r));
+    if (w.c.word) rows_run(w.at, columns_block, &(ColumnsJob){a.at, from, w.c.word, a.c.word});
+    if (w.s.word) rows_run(w.at, columns_block, &(ColumnsJob){a.at, from, w.s.word, a.s.word});
     return w;
 }
 
@@ -97,7 +111,10 @@ Wire wire_input_client(Engine *e, const Layout *at, unsigned n, unsigned f, cons
 {
     Wire w = wire_new(e, at, n, f);
     uint64_t *s = w.s.word ? w.s.word : words_if(e, e->client, layout_len(at));
-    for (size_t r = 0; s && r < at->rows; r++) prg_words(&e->shared_prg[r], s + at->begin[r], at->begin[r + 1] - at->begin[r], n);
-    if (w.c.word) ring_sub(w.c.word, x, s, layout_len(at));
+    if (s) {
+        source_peek(e->shared_prg, s, at, n);
+        source_skip(e->shared_prg, at, n, NULL);
+    }
+    if (w.c.word) rows_apply(at, ring_sub, w.c.word, x, s);
     return w;
 }
