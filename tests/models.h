@@ -35,6 +35,15 @@ __attribute__((unused)) static void random_model(Model *m, const ModelConfig *c,
             m->layer[l].mat[k] = random_weights(&m->arena, (size_t)matrix_rows(c, k) * matrix_cols(c, k),
                                                 size / sqrt((double)matrix_cols(c, k)));
     }
+    if (c->arch != ARCH_GPT2) return;
+    m->positions = random_weights(&m->arena, (size_t)c->context * c->width, 0.5);
+    m->head_bias = random_weights(&m->arena, c->vocab, 0.5);
+    for (uint32_t l = 0; l < c->layers; l++) {
+        m->layer[l].attn_shift = random_weights(&m->arena, c->width, 0.3);
+        m->layer[l].ffn_shift = random_weights(&m->arena, c->width, 0.3);
+        for (MatrixKind k = 0; k < MAT_COUNT; k++)
+            if (matrix_rows(c, k)) m->layer[l].bias[k] = random_weights(&m->arena, matrix_rows(c, k), 0.3);
+    }
 }
 
 /* Factors in the matrices of `kinds` (a bit each), from layer `first` on; delta: size of B A relative to a random matrix. */

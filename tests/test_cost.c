@@ -3,17 +3,27 @@
 #include "model/secure.h"
 #include "test.h"
 
-typedef struct Line { const char *name; ModelConfig config; uint32_t frozen, rank, past; size_t rows; } Line;
+/* layers: the secure layers alone, as many as the shape has, and no known prefix; else with the head. */
+typedef struct Line { const char *name; ModelConfig config; uint32_t frozen, rank, past; size_t rows; bool layers; uint32_t context; } Line;
 
 #define TAIL .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2
 #define SMALL {.width = 160, .layers = 8, .heads = 8, .kv_heads = 4, .head_dim = 16, .ffn = 448, .vocab = 2048, .context = 128, .tied = true, TAIL}
 #define SEVEN {.width = 4096, .layers = 1, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008, .vocab = 32000, .context = 128, TAIL}
 
+#define GPT2 {.arch = ARCH_GPT2, .width = 768, .layers = 1, .heads = 12, .kv_heads = 12, .head_dim = 64, .ffn = 3072, .vocab = 8, .context = 128, \
+              .norm_eps = 1e-5f, .bos = 1, .eos = 2}
+#define LAYERS(count) {.width = 4096, .layers = count, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008, .vocab = 8, .context = 2048, TAIL}
+
 static const Line lines[] = {
-    {"embedded, prefill of 12", SMALL, 4, 32, 0, 12},
-    {"embedded, token after 32", SMALL, 4, 32, 32, 1},
-    {"embedded, token after 127", SMALL, 4, 32, 127, 1},
-    {"llama2-7b, one layer and the head, token after 127", SEVEN, 0, 64, 127, 1}};
+    {"embedded, prefill of 12", SMALL, 4, 32, 0, 12, false, 128},
+    {"embedded, token after 32", SMALL, 4, 32, 32, 1, false, 128},
+    {"embedded, token after 127", SMALL, 4, 32, 127, 1, false, 128},
+    {"llama2-7b, one layer and the head, token after 127", SEVEN, 0, 64, 127, 1, false, 128},
+    {"gpt2-small, one layer, prefill of 128", GPT2, 0, 0, 0, 128, true, 128},
+    {"gpt2-small, one layer, token after 127", GPT2, 0, 0, 127, 1, true, 128},
+    {"llama2-7b, 32 layers, token after 127", LAYERS(32), 0, 64, 127, 1, true, 128},
+    {"the same, planned for 2,048", LAYERS(32), 0, 64, 127, 1, true, 2048},
+    {"the same, after 2,047", LAYERS(32), 0, 64, 2047, 1, true, 2048}};
 
 TEST(bytes_and_exchanges_are_those_of_the_golden_table)
 {
@@ -23,11 +33,16 @@ TEST(bytes_and_exchanges_are_those_of_the_golden_table)
         for (int k = 0; k < 4; k++) {
             Plan p;
             Cost c;
-            PlanOptions o = {.context = 128, .frozen = lines[i].frozen, .prefer = k & 1 ? PREFER_BYTES : PREFER_EXCHANGES,
+            const Line *line = &lines[i];
+            bool gpt2 = line->config.arch == ARCH_GPT2;
+            if (gpt2 && !(k & 2)) continue;
+            PlanOptions o = {.context = line->context, .frozen = line->frozen, .prefer = k & 1 ? PREFER_BYTES : PREFER_EXCHANGES,
                              .private_part = k & 2 ? PRIVATE_LAYERS : PRIVATE_LORA};
-            CHECK_OK(plan_assume(&p, &lines[i].config, &o, k & 2 ? 0 : lines[i].rank));
-            CHECK_OK(plan_cost(&c, &p, &lines[i].config, lines[i].past, lines[i].rows, true));
-            CHECK_EQUAL(p.layers * (k & 1 ? 23 : 18) + 5, c.exchanges);
+            CHECK_OK(plan_assume(&p, &line->config, &o, k & 2 ? 0 : line->rank));
+            if (line->layers) p.known = 0;
+            if (line->layers) CHECK_OK(plan_cost_layers(&c, &p, &line->config, line->past, line->rows));
+            else CHECK_OK(plan_cost(&c, &p, &line->config, line->past, line->rows, true));
+            CHECK_EQUAL(p.layers * ((k & 1 ? 23U : 18U) - gpt2) + (line->layers ? 0U : 5U), c.exchanges);
             CHECK_EQUAL(0, c.bytes.third_to_client);
             buffer_format(&table, "%-52s %-9s %-7s %9llu %9llu %9llu %9llu\n", lines[i].name, k & 1 ? "bytes" : "exchanges", k & 2 ? "layers" : "lora",
                           (unsigned long long)c.exchanges, (unsigned long long)c.bytes.client_to_server, (unsigned long long)c.bytes.server_to_client,

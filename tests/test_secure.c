@@ -16,6 +16,9 @@ typedef struct Case { ModelConfig config; uint32_t frozen, rank; unsigned kinds;
 #define ONE_HEAD {.width = 16, .layers = 1, .heads = 1, .kv_heads = 1, .head_dim = 16, .ffn = 24, .vocab = 17, .context = 12, \
                   .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = -1, .eos = -1}
 
+#define GPT2_SHAPE {.arch = ARCH_GPT2, .width = 36, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 50, .vocab = 40, .context = 40, \
+                    .norm_eps = 1e-5f, .rope = {.factor = 1}, .bos = 1, .eos = 2}
+
 static Model model;
 static Adapter adapter;
 static Plan plan;
@@ -119,7 +122,9 @@ static const Case cases[] = {
     {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, true},
     {ODD_SHAPE, 1, 3, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, true},
     {ODD_SHAPE, 1, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, true},
-    {ONE_HEAD, 0, 0, 0, PREFER_BYTES, PRIVATE_LORA, true}};
+    {ONE_HEAD, 0, 0, 0, PREFER_BYTES, PRIVATE_LORA, true},
+    {GPT2_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false},
+    {GPT2_SHAPE, 1, 3, 1 << MAT_V | 1 << MAT_O | 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LAYERS, false}};
 enum { CASES = sizeof cases / sizeof *cases };
 
 TEST(close_to_the_float_network)
@@ -217,8 +222,8 @@ TEST(three_parties_give_what_the_specification_gives)
             CHECK_OK(plan_cost(&c, &plan, &model.config, at ? plan.known + at : 0, rows, at + 1 == ALL));
             total.exchanges += c.exchanges, total.bytes.client_to_server += c.bytes.client_to_server;
             total.bytes.server_to_client += c.bytes.server_to_client, total.bytes.third_to_server += c.bytes.third_to_server;
-            if (cases[i].private_part == PRIVATE_LAYERS || cases[i].kinds == EVERY)
-                CHECK_EQUAL(plan.layers * (cases[i].prefer == PREFER_BYTES ? 23 : 18) + 5, c.exchanges);
+            uint64_t each = (cases[i].prefer == PREFER_BYTES ? 23U : 18U) - (model.config.arch == ARCH_GPT2);
+            if (cases[i].private_part == PRIVATE_LAYERS || cases[i].kinds == EVERY) CHECK_EQUAL(plan.layers * each + 5, c.exchanges);
         }
         Cost spent = engine_cost(party[ROLE_SERVER].engine);
         CHECK_EQUAL(total.exchanges, spent.exchanges);
@@ -226,6 +231,61 @@ TEST(three_parties_give_what_the_specification_gives)
         CHECK_EQUAL(total.bytes.server_to_client, spent.bytes.server_to_client);
         CHECK_EQUAL(total.bytes.third_to_server, spent.bytes.third_to_server);
         parties_end(party);
+    }
+}
+
+// ---- the secure layers alone -----------------------------------------------------------------------------------------
+
+/* The difference of shared rows from float ones; a LayerNorm's residual stream goes without its mean. */
+static double rows_difference(Wire got, const float *want, size_t rows, double *rms)
+{
+    const ModelConfig *c = &model.config;
+    double most = 0, sum = 0;
+    for (size_t r = 0; r < rows; r++) {
+        double mean = 0;
+        for (size_t i = 0; i < c->width && c->arch == ARCH_GPT2; i++) mean += (double)want[r * c->width + i] / c->width;
+        for (size_t i = r * c->width; i < (r + 1) * c->width; i++) {
+            double d = fabs(ldexp((double)ring_signed(got.c.word[i] + got.s.word[i], got.n), -(int)got.f) - ((double)want[i] - mean));
+            most = fmax(most, d), sum += d * d;
+        }
+    }
+    *rms = sqrt(sum / (double)(rows * c->width));
+    return most;
+}
+
+/* Random rows and weights of unit scale, under the plan that predicts the shape's costs. */
+TEST(a_block_of_gpt2_small)
+{
+    enum { ROWS = 128 };
+    ModelConfig c;
+    CHECK_OK(shape_config("gpt2-small", &c));
+    c.layers = 1, c.vocab = 8, c.bos = 1, c.eos = 2;
+    model_random(&model, &c, 7);
+    for (int lean = 0; lean < 2; lean++) {
+        PlanOptions o = {.context = ROWS, .prefer = lean ? PREFER_BYTES : PREFER_EXCHANGES, .private_part = PRIVATE_LAYERS};
+        CHECK_OK(plan_assume(&plan, &c, &o, 0));
+        plan.known = 0;
+        Arena a;
+        arena_init(&a, false);
+        PlainState *s = plain_new(&model, NULL, ROWS, &a);
+        float *x = random_weights(&a, (size_t)ROWS * c.width, 1), *want = arena_new(&a, float, (size_t)ROWS * c.width);
+        memcpy(want, x, (size_t)ROWS * c.width * sizeof *x);
+        plain_layers(s, want, ROWS, 0, 1);
+        Clear clear;
+        clear_start(&clear);
+        Party here = {.engine = clear.e, .role = ROLE_CLEAR};
+        party_begin(&here, ROWS, 0);
+        Wire got;
+        CHECK_OK(secure_layers(clear.net, ROWS, x, NULL, &got));
+        double rms, most = rows_difference(got, want, ROWS, &rms);
+        printf("    %s: error max %.4f, rms %.5f\n", lean ? "lean" : "fold", most, rms);
+        CHECK(most < 0.01 && rms < 0.002);
+        Cost cost;
+        CHECK_OK(plan_cost_layers(&cost, &plan, &c, 0, ROWS));
+        CHECK_EQUAL(lean ? 22 : 17, cost.exchanges);
+        clear_end(&clear);
+        arena_free(&a);
+        plan_free(&plan);
     }
 }
 

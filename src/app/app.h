@@ -97,7 +97,6 @@ void wish_read(PlanWish *w, const Option *options, double frozen, unsigned priva
  * in a process of its own from the built-in text, which is said on standard error. */
 CHECKED Result plan_settle(const char **out, const PlanWish *w);
 CHECKED Result frozen_count(uint32_t *out, double frozen, uint32_t layers);   // a number, or a fraction if below 1
-CHECKED Result shape_find(const ModelConfig **out, const char *name);         // of the shapes that people use (plan.c)
 CHECKED Result config_read(ModelConfig *out, const char *model_dir);
 /* A folder for the plain setting, which needs no plan: with the adapter's weights, and one known position. */
 CHECKED Result bundle_load_plain(Bundle *b, const char *model_dir, const char *adapter_dir);

@@ -528,19 +528,10 @@ static void generate_print(const Generate *g, const Outcome *o)
 
 // ---- the command -----------------------------------------------------------------------------------------------------
 
-static CHECKED Result shape_config(const char *name, ModelConfig *out)
+/* A published shape, or that of a folder with config.json (with a / in its name). */
+static CHECKED Result shape_read(const char *name, ModelConfig *out)
 {
-    static const ModelConfig llama_3b = {.width = 3200, .layers = 26, .heads = 32, .kv_heads = 32, .head_dim = 100, .ffn = 8640,
-                                         .vocab = 32000, .context = 2048, .norm_eps = 1e-6f, .rope_theta = 10000, .rope = {.factor = 1},
-                                         .bos = 1, .eos = 2};
-    static const ModelConfig llama_7b = {.width = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008,
-                                         .vocab = 32000, .context = 4096, .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1},
-                                         .bos = 1, .eos = 2};
-    if (strchr(name, '/')) return config_read(out, name);
-    if (!strcmp(name, "open-llama-3b")) *out = llama_3b;
-    else if (!strcmp(name, "llama2-7b")) *out = llama_7b;
-    else return fail(FAIL_USE, "--shape is one of open-llama-3b, llama2-7b, or a folder with config.json (with a / in its name), not '%s'", name);
-    return OK;
+    return strchr(name, '/') ? config_read(out, name) : shape_config(name, out);
 }
 
 static CHECKED Result base_ready(Generate *g)
@@ -566,7 +557,8 @@ static CHECKED Result generate_ready(Generate *g, const Option *options)
     if (setting != SETTING_DEALER && setting != SETTING_3PC)
         return fail(FAIL_USE, "--setting is dealer or 3pc here, not '%s'", setting_names[setting]);
     if (k->merge != 1) return fail(FAIL_USE, "--merge %llu: merged heads are not available yet", (unsigned long long)k->merge);
-    GUARD(shape_config(k->shape, &g->config));
+    GUARD(shape_read(k->shape, &g->config));
+    if (g->config.arch != ARCH_LLAMA) return fail(FAIL_USE, "--shape %s: only Llamas have a quantised base", k->shape);
     GUARD(frozen_count(&g->frozen, k->frozen, g->config.layers));
     if (k->layers && strcmp(k->net, network_names[0]) != 0)
         return fail(FAIL_USE, "--layers needs --net loopback, which is replayed over the others");

@@ -39,9 +39,8 @@ Result bench_pool(int argc, char **argv)
         OPTION("--json", OPT_FLAG, &k.json),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
-    const ModelConfig *shape;
-    GUARD(shape_find(&shape, k.shape));
-    ModelConfig c = *shape;
+    ModelConfig c;
+    GUARD(shape_config(k.shape, &c));
     if (k.layers > c.layers) return fail(FAIL_USE, "--layers %llu: %s has %u", (unsigned long long)k.layers, k.shape, c.layers);
     c.layers = (uint32_t)k.layers;
     Plan p;

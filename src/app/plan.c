@@ -11,7 +11,7 @@
 
 const char plan_usage[] =
     "(--shape NAME | --model DIR [--adapter DIR]) --setting S [options]\n"
-    "  --shape NAME                 open-llama-3b or llama2-7b, with ranges that are typical of trained models\n"
+    "  --shape NAME                 gpt2-small, open-llama-3b or llama2-7b, with ranges that are typical of trained models\n"
     "  --setting S                  dealer or 3pc\n"
     "  --frozen F                   layers that the client runs by itself; a fraction if below 1\n"
     "  --rank R                     of the private factors of a shape; without it all weights are private\n"
@@ -20,12 +20,6 @@ const char plan_usage[] =
     "  --net NET                    loopback, lan, wan or RTT=..ms,BW=..Mbit (loopback)\n"
     "  --json\n";
 
-static const struct { const char *name; ModelConfig config; } shapes[] = {
-    {"open-llama-3b", {.width = 3200, .layers = 26, .heads = 32, .kv_heads = 32, .head_dim = 100, .ffn = 8640, .vocab = 32000,
-                       .context = 2048, .norm_eps = 1e-6f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}},
-    {"llama2-7b", {.width = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008, .vocab = 32000,
-                   .context = 4096, .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}},
-};
 
 typedef struct PlanArgs {
     const char *shape, *model, *adapter, *net;
@@ -128,21 +122,9 @@ static void forecast_print(const Forecast *f, const Plan *p, const ModelConfig *
 
 // ---- where the plan comes from ---------------------------------------------------------------------------------------
 
-Result shape_find(const ModelConfig **out, const char *name)
-{
-    if (!strcmp(name, "gpt2-small")) return fail(FAIL_USE, "--shape gpt2-small: this architecture is not available yet");
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        *out = &shapes[i].config;
-        if (!strcmp(shapes[i].name, name)) return OK;
-    }
-    return fail(FAIL_USE, "--shape is one of open-llama-3b, llama2-7b, not '%s'", name);
-}
-
 static Result shape_plan(Plan *out, ModelConfig *c, const PlanArgs *k, const Option *options)
 {
-    const ModelConfig *found;
-    GUARD(shape_find(&found, k->shape));
-    *c = *found;
+    GUARD(shape_config(k->shape, c));
     PlanOptions o = {.context = k->context ? (uint32_t)k->context : 128,
                      .prefer = (Prefer)k->prefer,
                      .private_part = k->rank ? PRIVATE_LORA : PRIVATE_LAYERS};

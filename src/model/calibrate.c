@@ -19,6 +19,7 @@ typedef struct Watcher {
     int factor;                                // adapted matrices of it seen so far
     uint32_t known;                            // rows of the chunk that are known: left out
     double rms[CHUNK];                         // of the rows, at the last norm
+    double (*bias)[MAT_COUNT];                 // (secure layers) the largest, as it is folded; all 0 for a Llama
 } Watcher;
 
 static void most(double *at, double v)
@@ -31,6 +32,14 @@ static double rows_most(const Watcher *w, const float *x, size_t len, size_t col
 {
     double v = 0;
     for (size_t i = w->known * columns; i < len; i++) most(&v, (double)x[i] * (scaled ? w->rms[i / columns] : 1));
+    return v;
+}
+
+/* W x is smaller by at most the bias than what is seen, which has it. */
+static double rows_bias(const Watcher *w, MatrixKind kind, size_t rows)
+{
+    double v = 0;
+    for (size_t i = w->known; i < rows; i++) most(&v, w->rms[i] * w->bias[w->layer - w->p->frozen][kind]);
     return v;
 }
 
@@ -103,15 +112,16 @@ static void see_half(Watcher *w, LayerSeen *l, Sight what, const float *x, size_
     switch (what) {
     case SEE_QUERY:
         most(&l->query, pairs_most(w, x, len, wide, w->known, false) * scale);
-        most(&l->product[ATTN], pairs_most(w, x, len, wide, w->known, true) * scale);
+        scale = ldexp(scale, (int)w->p->query_bits);
+        most(&l->product[ATTN], pairs_most(w, x, len, wide, w->known, true) * scale + ldexp(rows_bias(w, MAT_Q, len / wide), (int)w->p->query_bits));
         break;
     case SEE_KEY:
         most(&l->key, pairs_most(w, x, len, kv, 0, false));
-        most(&l->product[ATTN], pairs_most(w, x, len, kv, w->known, true));
+        most(&l->product[ATTN], pairs_most(w, x, len, kv, w->known, true) + rows_bias(w, MAT_K, len / kv));
         break;
     case SEE_VALUE:
         for (size_t i = 0; i < len; i++) most(&l->value, (double)x[i]);
-        most(&l->product[ATTN], rows_most(w, x, len, kv, true));
+        most(&l->product[ATTN], rows_most(w, x, len, kv, true) + rows_bias(w, MAT_V, len / kv));
         break;
     case SEE_SCORE:
         for (size_t i = 0; i < len && len > w->p->known; i++) most(&l->score, (double)x[i]);
@@ -120,7 +130,7 @@ static void see_half(Watcher *w, LayerSeen *l, Sight what, const float *x, size_
     case SEE_GATE:
     case SEE_UP:
         most(what == SEE_GATE ? &l->gate : &l->up, rows_most(w, x, len, c->ffn, false));
-        most(&l->product[FFN], rows_most(w, x, len, c->ffn, true));
+        most(&l->product[FFN], rows_most(w, x, len, c->ffn, true) + rows_bias(w, MAT_GATE, len / c->ffn));
         break;
     case SEE_LOW_RANK: see_low_rank(w, l, x, len); break;
     default: break;
@@ -214,6 +224,17 @@ static PlanSeen *seen_new(const Plan *p, Arena *a)
     return s;
 }
 
+static void biases_note(Watcher *w, Arena *arena)
+{
+    w->bias = arena_alloc(arena, w->p->layers, sizeof *w->bias);
+    for (uint32_t l = 0; l < w->p->layers; l++) {
+        for (MatrixKind k = 0; k < MAT_COUNT; k++) {
+            const double *bias = private_bias(w->m, w->a, w->p->frozen + l, k, arena);
+            for (size_t i = 0; bias && i < matrix_rows(&w->m->config, k); i++) most(&w->bias[l][k], bias[i]);
+        }
+    }
+}
+
 static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const int32_t *tokens, size_t count)
 {
     const ModelConfig *c = &m->config;
@@ -222,11 +243,13 @@ static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const
     if (count < LEAST_TOKENS) return fail(FAIL_USE, "%zu tokens are too little text to calibrate on", count);
     p->layers = c->layers - p->frozen;
     p->known = c->bos >= 0 && p->context > 1;
+    p->query_bits = p->private_part == PRIVATE_LAYERS ? square_bits(c->head_dim) / 2 : 0;
     p->layer = arena_new(&p->arena, LayerPlan, p->layers);
     GUARD(adapter_note(p, a, c));
     Arena arena;
     arena_init(&arena, false);
     Watcher w = {.m = m, .a = a, .p = p, .seen = seen_new(p, &arena)};
+    biases_note(&w, &arena);
     Result r = run_text(&w, tokens, count, &arena);
     if (!failed(r)) r = seen_check(p, w.seen);
     if (!failed(r)) r = plan_fit(p, w.seen, c, m);

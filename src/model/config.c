@@ -120,6 +120,29 @@ static Result config_parse_object(ModelConfig *c, const Json *o)
     return config_parse_token(&c->eos, o, "eos_token_id", c->vocab);
 }
 
+// ---- published shapes ------------------------------------------------------------------------------------------------
+
+static const struct { const char *name; ModelConfig config; } shapes[] = {
+    {"gpt2-small", {.arch = ARCH_GPT2, .width = 768, .layers = 12, .heads = 12, .kv_heads = 12, .head_dim = 64, .ffn = 3072,
+                    .vocab = 50257, .context = 1024, .norm_eps = 1e-5f, .rope = {.factor = 1}, .tied = true, .bos = 50256, .eos = 50256}},
+    {"open-llama-3b", {.width = 3200, .layers = 26, .heads = 32, .kv_heads = 32, .head_dim = 100, .ffn = 8640, .vocab = 32000,
+                       .context = 2048, .norm_eps = 1e-6f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}},
+    {"llama2-7b", {.width = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008, .vocab = 32000,
+                   .context = 4096, .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}},
+};
+
+Result shape_config(const char *name, ModelConfig *out)
+{
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        if (strcmp(shapes[i].name, name) != 0) continue;
+        *out = shapes[i].config;
+        return OK;
+    }
+    return fail(FAIL_USE, "there is no shape '%s': there are gpt2-small, open-llama-3b and llama2-7b", name);
+}
+
+// ---- config.json -----------------------------------------------------------------------------------------------------
+
 Result config_parse(ModelConfig *out, const char *json, size_t len)
 {
     Json *root;

@@ -150,6 +150,38 @@ void rmsnorm_forward(float *out, float *inv, const float *in, const float *gain,
     parallel_for(rows, grain_for(width), norm_forward_rows, &n);
 }
 
+VECTOR_LOOPS static void row_centre(float *restrict out, const float *restrict x, size_t width)
+{
+    float lane[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= width; i += LANES)
+        for (size_t j = 0; j < LANES; j++) lane[j] += x[i + j];
+    for (; i < width; i++) lane[0] += x[i];
+    float mean = lanes_sum(lane) / (float)width;
+    for (i = 0; i < width; i++) out[i] = x[i] - mean;
+}
+
+static void centre_rows(void *ctx, size_t begin, size_t end)
+{
+    const Norm *n = ctx;
+    for (size_t r = begin; r < end; r++) row_centre(n->out + r * n->width, n->in + r * n->width, n->width);
+}
+
+void rows_centre(float *out, const float *in, size_t rows, size_t width)
+{
+    Norm n = {.out = out, .in = in, .rows = rows, .width = width};
+    parallel_for(rows, grain_for(width), centre_rows, &n);
+}
+
+void layernorm_forward(float *out, const float *in, const float *gain, const float *shift, size_t rows, size_t width, float eps)
+{
+    rows_centre(out, in, rows, width);
+    for (size_t r = 0; r < rows; r++, out += width) {
+        float inv = 1.0f / sqrtf(row_squares(out, width) / (float)width + eps);
+        for (size_t i = 0; i < width; i++) out[i] = out[i] * inv * gain[i] + (shift ? shift[i] : 0);
+    }
+}
+
 /* With y = x inv gain and g = d_out * gain: d_x = inv g - x inv^3 / width * sum(g x). */
 VECTOR_LOOPS static void row_norm_backward(float *restrict d_x, const float *restrict d_y, const float *restrict x,
                                            const float *restrict gain, float inv, size_t width)
@@ -249,7 +281,7 @@ void rope_turn(float *x, const float *table, const uint32_t *position, size_t ro
     parallel_for(rows, grain_for((size_t)heads * head_dim * 2), rope_rows, &t);
 }
 
-// ---- exponential and SwiGLU ------------------------------------------------------------------------------------------
+// ---- exponential, SwiGLU and GELU -----------------------------------------------------------------------------------
 
 /* exp(x) = 2^n exp(r), |r| <= ln(2) / 2: n is rounded by adding 1.5 * 2^23, ln(2) is subtracted in two parts so that
  * n ln(2) is exact to 2^-32, exp(r) is Cephes's polynomial of degree 7, and 2^n is written into the exponent. */
@@ -337,4 +369,24 @@ void swiglu_backward(float *d_gate, float *d_up, const float *d_out, const float
 {
     Swiglu s = {.d_gate = d_gate, .d_up = d_up, .d_out = d_out, .gate = gate, .up = up};
     parallel_for(len, 16384, swiglu_backward_body, &s);
+}
+
+VECTOR_LOOPS static void gelu_range(float *restrict out, const float *restrict gate, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        float v = gate[i], z = 0.7978845608f * (v + 0.044715f * v * v * v);
+        out[i] = v / (1.0f + exp_polynomial(-2.0f * z));       // (1 + tanh(z)) / 2 = 1 / (1 + exp(-2 z))
+    }
+}
+
+static void gelu_body(void *ctx, size_t begin, size_t end)
+{
+    const Swiglu *s = ctx;
+    gelu_range(s->out + begin, s->gate + begin, end - begin);
+}
+
+void gelu_forward(float *out, const float *gate, size_t len)
+{
+    Swiglu s = {.out = out, .gate = gate};
+    parallel_for(len, 16384, gelu_body, &s);
 }

@@ -35,6 +35,11 @@ void rmsnorm_forward(float *out, float *inv, const float *in, const float *gain,
 void rmsnorm_backward(float *d_in /* += */, float *d_gain /* +=, may be NULL */, const float *d_out, const float *in,
                       const float *gain, const float *inv, size_t rows, size_t width);
 
+/* LayerNorm: out = (in - mean) / sqrt(mean((in - mean)^2) + eps) * gain + shift, by rows; shift may be NULL. */
+void layernorm_forward(float *out, const float *in, const float *gain, const float *shift, size_t rows, size_t width, float eps);
+/* out = in less the mean of its row. */
+void rows_centre(float *out, const float *in, size_t rows, size_t width);
+
 /* Angles: table (positions, head_dim / 2, 2) of cos, sin, with the llama3 scaling if the config has it. */
 void rope_table(float *table, const ModelConfig *c, uint32_t positions);
 /* Turns x (rows, heads * head_dim) in place, as Hugging Face's Llama does (first half with second half); row r has
@@ -50,5 +55,8 @@ void vector_scale(float *x, float by, size_t len);             // x *= by. One t
 /* SwiGLU: out = gate / (1 + exp(-gate)) * up. */
 void swiglu_forward(float *out, const float *gate, const float *up, size_t len);
 void swiglu_backward(float *d_gate /* set */, float *d_up /* set */, const float *d_out, const float *gate, const float *up, size_t len);
+
+/* GELU in its tanh form, as GPT-2 has it: out = gate / 2 (1 + tanh(sqrt(2 / pi) (gate + 0.044715 gate^3))). */
+void gelu_forward(float *out, const float *gate, size_t len);
 
 #endif

@@ -20,8 +20,8 @@ uint32_t matrix_rows(const ModelConfig *c, MatrixKind m)
     case MAT_Q: return c->heads * c->head_dim;
     case MAT_K:
     case MAT_V: return c->kv_heads * c->head_dim;
-    case MAT_GATE:
-    case MAT_UP: return c->ffn;
+    case MAT_UP: return c->arch == ARCH_GPT2 ? 0 : c->ffn;
+    case MAT_GATE: return c->ffn;
     default: return c->width;
     }
 }
@@ -171,7 +171,8 @@ static const float *matrix_merge(const float *w, const LoraPair *p, uint32_t row
 void model_merge(Model *out, const Model *m, const Adapter *adapter)
 {
     ASSERT(adapter->layers == m->config.layers);
-    *out = (Model){.config = m->config, .embed = m->embed, .final_norm = m->final_norm, .head = m->head};
+    *out = (Model){.config = m->config, .embed = m->embed, .positions = m->positions, .head_bias = m->head_bias,
+                   .final_norm = m->final_norm, .head = m->head};
     arena_init(&out->arena, false);
     out->layer = arena_new(&out->arena, LayerWeights, m->config.layers);
     for (uint32_t l = 0; l < m->config.layers; l++) {

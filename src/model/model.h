@@ -25,7 +25,13 @@ typedef struct RopeScaling {                   // "rope_scaling" of type llama3;
     float factor, low_freq_factor, high_freq_factor, original_context;
 } RopeScaling;
 
+/* GPT-2 differs from Llama in this: LayerNorm (RMSNorm once the mean is taken out of what writes to the residual stream),
+ * learned positions instead of RoPE, GELU of one matrix (MAT_GATE; there is no MAT_UP) instead of SwiGLU, and biases. Models
+ * of it are made in memory; its files are not read. */
+typedef enum { ARCH_LLAMA, ARCH_GPT2 } Arch;
+
 typedef struct ModelConfig {
+    Arch arch;
     uint32_t width;                            // hidden_size
     uint32_t layers, heads, kv_heads, head_dim;
     uint32_t ffn;                              // intermediate_size
@@ -39,12 +45,14 @@ typedef struct ModelConfig {
 /* Parses config.json (Llama architecture only; anything it cannot run faithfully is refused by name). */
 CHECKED Result config_parse(ModelConfig *out, const char *json, size_t len);
 CHECKED Result config_write(const ModelConfig *c, const char *path);
+/* A published shape by its name: gpt2-small, open-llama-3b, llama2-7b. */
+CHECKED Result shape_config(const char *name, ModelConfig *out);
 
 // ---- weights ---------------------------------------------------------------------------------------------------------
 
 typedef enum { MAT_Q, MAT_K, MAT_V, MAT_O, MAT_GATE, MAT_UP, MAT_DOWN, MAT_COUNT } MatrixKind;
 extern const char *const matrix_names[MAT_COUNT];             // "self_attn.q_proj", ... as in the files
-uint32_t matrix_rows(const ModelConfig *c, MatrixKind m);     // outputs
+uint32_t matrix_rows(const ModelConfig *c, MatrixKind m);     // outputs; 0 for a matrix that the architecture does not have
 uint32_t matrix_cols(const ModelConfig *c, MatrixKind m);     // inputs
 
 /* 8-bit weights: element (i, j) is w[i, j] * scale[i] / 2^QUANT_F. */
@@ -55,11 +63,15 @@ typedef struct LayerWeights {
     const float *attn_norm, *ffn_norm;         // (width)
     const float *mat[MAT_COUNT];               // (matrix_rows, matrix_cols)
     QuantMatrix quant[MAT_COUNT];              // a quantised base, in place of mat: the norm's gain is in it, and 1 / sqrt(head_dim) in MAT_Q
+    const float *attn_shift, *ffn_shift;       // (width) what LayerNorm adds; NULL for Llama, and so is
+    const float *bias[MAT_COUNT];              // (matrix_rows)
 } LayerWeights;
 
 typedef struct Model {
     ModelConfig config;
     const float *embed;                        // (vocab, width)
+    const float *positions;                    // (context, width) added to the embedding; NULL for Llama, and so is
+    const float *head_bias;                    // (vocab) the head times what the final LayerNorm adds
     const float *final_norm;                   // (width)
     const float *head;                         // (vocab, width); the same pointer as embed where tied
     bool quantised;                            // weights are 8-bit integers: embed, head and mat are NULL
@@ -82,6 +94,9 @@ bool model_is_synthetic(const ModelConfig *c, uint64_t seed, const char *dir);
 void model_free(Model *m);
 /* Writes DIR/config.json and DIR/model.safetensors; dtype "F32" or "BF16" (round to nearest even). */
 CHECKED Result model_save(const Model *m, const char *dir, const char *dtype);
+
+/* A model with random weights from a seed, in memory: rows of unit scale go through a layer at unit scale. */
+void model_random(Model *out, const ModelConfig *c, uint64_t seed);
 
 /* LoRA factors: the matrix becomes W + scale * B A. A (rank, cols), B (rows, rank); NULL where a matrix has none. */
 typedef struct LoraPair { float *a, *b; uint32_t rank; float scale; } LoraPair;
@@ -121,30 +136,43 @@ CHECKED Result tokenizer_train(const char *text, size_t len, uint32_t vocab, con
 
 /* What a calibration may look at while the plain network runs; values are those of the float network. */
 typedef enum {
-    SEE_RESIDUAL,      // (T, width) before each norm
+    SEE_RESIDUAL,      // (T, width) before each norm; for LayerNorm less its mean
     SEE_MEAN_SQUARE,   // (T) of the same
     SEE_QUERY, SEE_KEY,// (T, heads|kv_heads * head_dim) after RoPE
     SEE_VALUE,         // (T, kv_heads * head_dim)
     SEE_SCORE,         // causal scores of one row and softmax: (past + i + 1)
     SEE_MIXED,         // (T, heads * head_dim) attention output, normalised
     SEE_GATE, SEE_UP,  // (T, ffn)
-    SEE_HIDDEN,        // (T, ffn) SiLU(gate) * up
+    SEE_HIDDEN,        // (T, ffn) SiLU(gate) * up, or GELU(gate)
     SEE_LOW_RANK,      // (T, rank) A x of any adapted matrix, x as the matrix sees it
     SEE_FINAL,         // (T, width) after the final norm
-    SEE_LOGIT,         // (T, vocab)
+    SEE_LOGIT,         // (T, vocab) before head_bias
     SEE_COUNT
 } Sight;
 typedef struct Watch { void (*see)(void *ctx, uint32_t layer, Sight what, const float *x, size_t len); void *ctx; } Watch;
+
+/* Heads merged into groups: a group's queries, keys and values are concatenated, so that their scores add up and one softmax
+ * serves them all (the scale stays 1 / sqrt(head_dim), angles those of each head). Groups are of key-value heads; the query
+ * heads that share them group alike. */
+typedef struct HeadGroups {
+    uint32_t size;                             // heads a group: divides kv_heads; 0 and 1: nothing is merged
+    uint32_t first;                            // the lowest layer whose heads are merged
+    const uint32_t *order;                     // (layers - first, kv_heads) a permutation, its runs of `size` are the groups; NULL: adjacent heads
+} HeadGroups;
+/* The key-value head at place `at` of the order of a layer. With share = heads / kv_heads, merged query head h is made of the
+ * query heads group_head(h / share * size + t) * share + h % share, t < size. */
+uint32_t group_head(const HeadGroups *g, const ModelConfig *c, uint32_t layer, uint32_t at);
 
 /* One conversation: cache and scratch. */
 typedef struct PlainState PlainState;
 PlainState *plain_new(const Model *m, const Adapter *adapter /* may be NULL */, uint32_t context, Arena *a);
 void plain_watch(PlainState *s, const Watch *w);              // NULL: nobody watches
+void plain_merge(PlainState *s, const HeadGroups *g);         // g->order must outlive s
 void plain_truncate(PlainState *s, uint32_t past);            // forget positions from `past` on
 uint32_t plain_past(const PlainState *s);
 const float *plain_keys(const PlainState *s, uint32_t layer); // (context, kv_heads * head_dim), after RoPE
 const float *plain_values(const PlainState *s, uint32_t layer);
-/* x (rows, width) := the embedding of tokens; ids are checked to lie in the vocabulary. */
+/* x (rows, width) := the embedding of tokens (and of the positions from past on); ids are checked to lie in the vocabulary. */
 CHECKED Result plain_embed(const PlainState *s, float *x, const int32_t *tokens, size_t rows);
 /* Runs layers [from, to) on x (rows, width) at positions past.. and fills their caches. Past does not move. */
 void plain_layers(PlainState *s, float *x, size_t rows, uint32_t from, uint32_t to);

@@ -15,6 +15,7 @@ enum { CHUNK_ROWS = 128, BLOCK_ROWS = 16, BLOCK_KEYS = 128 };
 struct PlainState {
     const Model *model;
     const Adapter *adapter;                    // NULL: the model alone
+    HeadGroups groups;
     Watch watch;                               // see is NULL while nobody watches
     uint32_t context, past, chunk;             // chunk: rows that the scratch has room for
     float **keys, **values;                    // (layers) of (context, kv_heads * head_dim)
@@ -76,6 +77,7 @@ PlainState *plain_new(const Model *m, const Adapter *adapter, uint32_t context, 
 }
 
 void plain_watch(PlainState *s, const Watch *w) { s->watch = w ? *w : (Watch){0}; }
+void plain_merge(PlainState *s, const HeadGroups *g) { s->groups = *g; }
 uint32_t plain_past(const PlainState *s) { return s->past; }
 const float *plain_keys(const PlainState *s, uint32_t layer) { return s->keys[layer]; }
 const float *plain_values(const PlainState *s, uint32_t layer) { return s->values[layer]; }
@@ -103,6 +105,10 @@ static void show_residual(PlainState *s, uint32_t layer, const float *x, size_t 
 {
     if (!s->watch.see) return;
     size_t width = s->model->config.width;
+    if (s->model->config.arch == ARCH_GPT2) {
+        rows_centre(s->normed, x, rows, width);
+        x = s->normed;
+    }
     show(s, layer, SEE_RESIDUAL, x, rows * width);
     for (size_t r = 0; r < rows; r++) {
         double sum = 0;
@@ -112,72 +118,108 @@ static void show_residual(PlainState *s, uint32_t layer, const float *x, size_t 
     show(s, layer, SEE_MEAN_SQUARE, s->score, rows);
 }
 
-// ---- attention -------------------------------------------------------------------------------------------------------
+// ---- groups of heads -------------------------------------------------------------------------------------------------
 
-typedef struct Attention { PlainState *s; uint32_t layer, start; size_t rows; float scale; } Attention;
-
-/* One row of a block of scores becomes weights under the running maximum; what the row has so far is scaled to it. */
-static void row_weigh(float *score, size_t visible, size_t n, float *max, float *sum, float *out, size_t head_dim)
+uint32_t group_head(const HeadGroups *g, const ModelConfig *c, uint32_t layer, uint32_t at)
 {
-    float best = *max;
-    for (size_t j = 0; j < visible; j++) best = score[j] > best ? score[j] : best;
-    if (best > *max && *sum > 0) {
-        float shrink = expf(*max - best);
-        *sum *= shrink;
-        for (size_t d = 0; d < head_dim; d++) out[d] *= shrink;
-    }
-    *max = best;
-    if (visible) *sum += exp_shifted(score, best, visible);
-    memset(score + visible, 0, (n - visible) * sizeof *score);
+    return g->order && layer >= g->first ? g->order[(size_t)(layer - g->first) * c->kv_heads + at] : at;
 }
 
-/* Rows [first, first + rows) of the chunk, one head: mixed = softmax(q K^T scale) V. */
-static void attend_block(const Attention *t, uint32_t head, size_t first, size_t rows)
+static uint32_t group_size(const PlainState *s, uint32_t layer)
+{
+    return s->groups.size > 1 && layer >= s->groups.first ? s->groups.size : 1;
+}
+
+/* Where member t of a merged query head has its query and output, and its key and value. */
+typedef struct Member { size_t query, key; } Member;
+
+static Member group_member(const PlainState *s, uint32_t layer, uint32_t merged, uint32_t t)
+{
+    const ModelConfig *c = &s->model->config;
+    uint32_t share = c->heads / c->kv_heads, size = group_size(s, layer);
+    uint32_t key = group_head(&s->groups, c, layer, merged / share * size + t);
+    return (Member){(size_t)(key * share + merged % share) * c->head_dim, (size_t)key * c->head_dim};
+}
+
+// ---- attention -------------------------------------------------------------------------------------------------------
+
+typedef struct Attention { PlainState *s; uint32_t layer, start, size; size_t rows; float scale; } Attention;
+
+/* score (rows, ld) := the scores of `rows` queries from row `first` on against n keys from position `at` on. */
+static void group_scores(const Attention *t, float *score, size_t ld, uint32_t merged, size_t first, size_t rows, size_t at, size_t n)
 {
     const PlainState *s = t->s;
     const ModelConfig *c = &s->model->config;
     size_t dim = c->head_dim, kv = (size_t)c->kv_heads * dim, wide = (size_t)c->heads * dim;
-    size_t from = head / (c->heads / c->kv_heads) * dim, seen = t->start + first + rows;
-    const float *q = s->query + first * wide + head * dim;
-    float *out = s->mixed + first * wide + head * dim;
-    float score[BLOCK_ROWS * BLOCK_KEYS], max[BLOCK_ROWS], sum[BLOCK_ROWS] = {0};
+    for (uint32_t i = 0; i < t->size; i++) {
+        Member m = group_member(s, t->layer, merged, i);
+        product((Product){.turn_b = true, .accumulate = i > 0, .alpha = t->scale}, score, ld, s->query + first * wide + m.query, wide,
+                s->keys[t->layer] + at * kv + m.key, kv, rows, n, dim);
+    }
+}
+
+/* One row of a block of scores becomes weights under the running maximum. Returns what the row has so far is to be scaled by. */
+static float row_weigh(float *score, size_t visible, size_t n, float *max, float *sum)
+{
+    float best = *max, shrink = 1;
+    for (size_t j = 0; j < visible; j++) best = score[j] > best ? score[j] : best;
+    if (best > *max && *sum > 0) {
+        shrink = expf(*max - best);
+        *sum *= shrink;
+    }
+    *max = best;
+    if (visible) *sum += exp_shifted(score, best, visible);
+    memset(score + visible, 0, (n - visible) * sizeof *score);
+    return shrink;
+}
+
+/* Rows [first, first + rows) of the chunk, one merged head: mixed = softmax(q K^T scale) V of each of its members. */
+static void attend_block(const Attention *t, uint32_t merged, size_t first, size_t rows)
+{
+    const PlainState *s = t->s;
+    const ModelConfig *c = &s->model->config;
+    size_t dim = c->head_dim, kv = (size_t)c->kv_heads * dim, wide = (size_t)c->heads * dim, seen = t->start + first + rows;
+    float score[BLOCK_ROWS * BLOCK_KEYS], max[BLOCK_ROWS], sum[BLOCK_ROWS] = {0}, shrink[BLOCK_ROWS], *mixed = s->mixed + first * wide;
     for (size_t i = 0; i < rows; i++) max[i] = -INFINITY;
     for (size_t at = 0; at < seen; at += BLOCK_KEYS) {
         size_t n = seen - at < BLOCK_KEYS ? seen - at : BLOCK_KEYS;
-        product((Product){.turn_b = true, .alpha = t->scale}, score, BLOCK_KEYS, q, wide, s->keys[t->layer] + at * kv + from, kv,
-                rows, n, dim);
+        group_scores(t, score, BLOCK_KEYS, merged, first, rows, at, n);
         for (size_t i = 0; i < rows; i++) {
             size_t end = t->start + first + i + 1, visible = end <= at ? 0 : end - at < n ? end - at : n;
-            row_weigh(score + i * BLOCK_KEYS, visible, n, &max[i], &sum[i], out + i * wide, dim);
+            shrink[i] = row_weigh(score + i * BLOCK_KEYS, visible, n, &max[i], &sum[i]);
         }
-        product((Product){.accumulate = at > 0, .alpha = 1}, out, wide, score, BLOCK_KEYS, s->values[t->layer] + at * kv + from,
-                kv, rows, dim, n);
+        for (uint32_t k = 0; k < t->size; k++) {
+            Member m = group_member(s, t->layer, merged, k);
+            for (size_t i = 0; i < rows; i++)
+                for (size_t d = 0; d < dim && at > 0 && shrink[i] < 1; d++) mixed[m.query + i * wide + d] *= shrink[i];
+            product((Product){.accumulate = at > 0, .alpha = 1}, mixed + m.query, wide, score, BLOCK_KEYS,
+                    s->values[t->layer] + at * kv + m.key, kv, rows, dim, n);
+        }
     }
-    for (size_t i = 0; i < rows; i++)
-        for (size_t d = 0; d < dim; d++) out[i * wide + d] /= sum[i];
+    for (uint32_t k = 0; k < t->size; k++) {
+        Member m = group_member(s, t->layer, merged, k);
+        for (size_t i = 0; i < rows; i++)
+            for (size_t d = 0; d < dim; d++) mixed[m.query + i * wide + d] /= sum[i];
+    }
 }
 
 static void attend_tasks(void *ctx, size_t begin, size_t end)
 {
     const Attention *t = ctx;
-    uint32_t heads = t->s->model->config.heads;
+    uint32_t merged = t->s->model->config.heads / t->size;
     for (size_t task = begin; task < end; task++) {
-        size_t first = task / heads * BLOCK_ROWS, left = t->rows - first;
-        attend_block(t, (uint32_t)(task % heads), first, left < BLOCK_ROWS ? left : BLOCK_ROWS);
+        size_t first = task / merged * BLOCK_ROWS, left = t->rows - first;
+        attend_block(t, (uint32_t)(task % merged), first, left < BLOCK_ROWS ? left : BLOCK_ROWS);
     }
 }
 
 static void attend_show(const Attention *t)
 {
     const PlainState *s = t->s;
-    const ModelConfig *c = &s->model->config;
-    size_t dim = c->head_dim, kv = (size_t)c->kv_heads * dim, wide = (size_t)c->heads * dim;
     for (size_t r = 0; r < t->rows; r++) {
-        for (uint32_t h = 0; h < c->heads; h++) {
+        for (uint32_t h = 0; h < s->model->config.heads / t->size; h++) {
             size_t seen = t->start + r + 1;
-            const float *keys = s->keys[t->layer] + h / (c->heads / c->kv_heads) * dim;
-            product((Product){.turn_b = true, .alpha = t->scale}, s->score, seen, s->query + r * wide + h * dim, wide, keys, kv, 1,
-                    seen, dim);
+            group_scores(t, s->score, seen, h, r, 1, 0, seen);
             show(s, t->layer, SEE_SCORE, s->score, seen);
         }
     }
@@ -191,7 +233,7 @@ static const float *quant_gain(const LayerWeights *w, MatrixKind m)
     return m == MAT_GATE || m == MAT_UP ? w->ffn_norm : NULL;
 }
 
-/* out (rows, outputs) = or += (W + scale B A) in. The gain that a quantised W has in it is put on the input of A. */
+/* out (rows, outputs) = or += (W + scale B A) in + bias. The gain that a quantised W has in it is put on the input of A. */
 static void project(PlainState *s, float *out, const float *in, size_t rows, uint32_t layer, MatrixKind m, bool accumulate)
 {
     const ModelConfig *c = &s->model->config;
@@ -200,6 +242,7 @@ static void project(PlainState *s, float *out, const float *in, size_t rows, uin
     uint32_t n = matrix_rows(c, m), k = matrix_cols(c, m);
     if (s->ones) quant_linear(out, in, &w->quant[m], m == MAT_Q ? sqrtf((float)c->head_dim) : 1, rows, n, k, accumulate);
     else linear_forward(out, in, w->mat[m], rows, n, k, accumulate);
+    for (size_t i = 0; w->bias[m] && i < rows * n; i++) out[i] += w->bias[m][i % n];
     if (!p || !p->a) return;
     const float *gain = s->ones ? quant_gain(w, m) : NULL;
     for (size_t i = 0; gain && i < rows * k; i++) s->gained[i] = in[i] * gain[i % k];
@@ -209,24 +252,34 @@ static void project(PlainState *s, float *out, const float *in, size_t rows, uin
     linear_forward(out, s->low, p->b, rows, n, p->rank, true);
 }
 
+/* s->normed := the norm that the architecture has; a quantised base has the gain in its matrices. shift: LayerNorm's. */
+static void normalise(PlainState *s, const float *x, const float *gain, const float *shift, size_t rows)
+{
+    const ModelConfig *c = &s->model->config;
+    if (c->arch == ARCH_GPT2) layernorm_forward(s->normed, x, gain, shift, rows, c->width, c->norm_eps);
+    else rmsnorm_forward(s->normed, NULL, x, s->ones ? s->ones : gain, rows, c->width, c->norm_eps);
+}
+
 static void layer_attention(PlainState *s, float *x, size_t rows, uint32_t start, uint32_t layer)
 {
     const ModelConfig *c = &s->model->config;
     size_t kv = (size_t)c->kv_heads * c->head_dim, wide = (size_t)c->heads * c->head_dim;
     float *key = s->keys[layer] + start * kv, *value = s->values[layer] + start * kv;
     show_residual(s, layer, x, rows);
-    rmsnorm_forward(s->normed, NULL, x, s->ones ? s->ones : s->model->layer[layer].attn_norm, rows, c->width, c->norm_eps);
+    normalise(s, x, s->model->layer[layer].attn_norm, s->model->layer[layer].attn_shift, rows);
     project(s, s->query, s->normed, rows, layer, MAT_Q, false);
     project(s, key, s->normed, rows, layer, MAT_K, false);
     project(s, value, s->normed, rows, layer, MAT_V, false);
-    rope_turn(s->query, s->angles, s->position, rows, c->heads, c->head_dim, false);
-    rope_turn(key, s->angles, s->position, rows, c->kv_heads, c->head_dim, false);
+    if (c->arch == ARCH_LLAMA) {
+        rope_turn(s->query, s->angles, s->position, rows, c->heads, c->head_dim, false);
+        rope_turn(key, s->angles, s->position, rows, c->kv_heads, c->head_dim, false);
+    }
     show(s, layer, SEE_QUERY, s->query, rows * wide);
     show(s, layer, SEE_KEY, key, rows * kv);
     show(s, layer, SEE_VALUE, value, rows * kv);
-    Attention t = {.s = s, .layer = layer, .start = start, .rows = rows, .scale = 1.0f / sqrtf((float)c->head_dim)};
+    Attention t = {s, layer, start, group_size(s, layer), rows, 1.0f / sqrtf((float)c->head_dim)};
     if (s->watch.see) attend_show(&t);
-    parallel_for((rows + BLOCK_ROWS - 1) / BLOCK_ROWS * c->heads, 1, attend_tasks, &t);
+    parallel_for((rows + BLOCK_ROWS - 1) / BLOCK_ROWS * (c->heads / t.size), 1, attend_tasks, &t);
     show(s, layer, SEE_MIXED, s->mixed, rows * wide);
     project(s, x, s->mixed, rows, layer, MAT_O, true);
 }
@@ -236,12 +289,16 @@ static void layer_ffn(PlainState *s, float *x, size_t rows, uint32_t layer)
     const ModelConfig *c = &s->model->config;
     size_t len = rows * c->ffn;
     show_residual(s, layer, x, rows);
-    rmsnorm_forward(s->normed, NULL, x, s->ones ? s->ones : s->model->layer[layer].ffn_norm, rows, c->width, c->norm_eps);
+    normalise(s, x, s->model->layer[layer].ffn_norm, s->model->layer[layer].ffn_shift, rows);
     project(s, s->gate, s->normed, rows, layer, MAT_GATE, false);
-    project(s, s->up, s->normed, rows, layer, MAT_UP, false);
     show(s, layer, SEE_GATE, s->gate, len);
-    show(s, layer, SEE_UP, s->up, len);
-    swiglu_forward(s->hidden, s->gate, s->up, len);
+    if (c->arch == ARCH_LLAMA) {
+        project(s, s->up, s->normed, rows, layer, MAT_UP, false);
+        show(s, layer, SEE_UP, s->up, len);
+        swiglu_forward(s->hidden, s->gate, s->up, len);
+    } else {
+        gelu_forward(s->hidden, s->gate, len);
+    }
     show(s, layer, SEE_HIDDEN, s->hidden, len);
     project(s, x, s->hidden, rows, layer, MAT_DOWN, true);
 }
@@ -263,11 +320,14 @@ Result plain_embed(const PlainState *s, float *x, const int32_t *tokens, size_t 
 {
     size_t width = s->model->config.width;
     GUARD(tokens_check(s, tokens, rows));
+    const float *at = s->model->positions ? s->model->positions + s->past * width : NULL;
+    if (at && rows > s->context - s->past) return fail(FAIL_DATA, "%zu tokens after %u do not fit the context of %u", rows, s->past, s->context);
     for (size_t r = 0; r < rows; r++) {
         size_t id = (size_t)tokens[r];
         if (s->ones) quant_row(x + r * width, &s->model->quant_embed, id, width);
         else memcpy(x + r * width, s->model->embed + id * width, width * sizeof *x);
     }
+    for (size_t i = 0; at && i < rows * width; i++) x[i] += at[i];
     return OK;
 }
 
@@ -293,11 +353,13 @@ void plain_logits(PlainState *s, float *logits, const float *x, size_t rows)
         size_t n = rows - first < s->chunk ? rows - first : s->chunk;
         float *out = logits + first * c->vocab;
         show_residual(s, c->layers, x + first * c->width, n);
-        rmsnorm_forward(s->normed, NULL, x + first * c->width, s->ones ? s->ones : s->model->final_norm, n, c->width, c->norm_eps);
+        normalise(s, x + first * c->width, s->model->final_norm, NULL, n);
         show(s, c->layers, SEE_FINAL, s->normed, n * c->width);
         if (s->ones) quant_linear(out, s->normed, &s->model->quant_head, 1, n, c->vocab, c->width, false);
         else linear_forward(out, s->normed, s->model->head, n, c->vocab, c->width, false);
         show(s, c->layers, SEE_LOGIT, out, n * c->vocab);
+        const float *bias = s->model->head_bias;
+        for (size_t i = 0; bias && i < n * c->vocab; i++) out[i] += bias[i % c->vocab];
     }
 }
 

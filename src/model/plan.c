@@ -50,7 +50,10 @@ static void lookup_bounds(const LookupSpec *s, double *value, double *slope)
     double steps = ldexp(1, -(int)s->f), reach = ldexp(steps, (int)s->t - 1), cell = ldexp(steps, (int)s->k);
     switch (s->fn) {
     case FN_EXP: *value = exp(cell - steps + s->offset), *slope = 0; break;
-    case FN_SILU: *value = reach - cell / 4, *slope = 0.62 * 1.1 * cell * ldexp(1, (int)s->k) / (ldexp(1, (int)s->k) - 1); break;
+    case FN_SILU:
+    case FN_GELU:                              // steepest: 1.0999 and 1.1291
+        *value = reach - cell / 4, *slope = 0.62 * 1.13 * cell * ldexp(1, (int)s->k) / (ldexp(1, (int)s->k) - 1);
+        break;
     case FN_RSQRT: *value = 1 / sqrt(s->floor), *slope = 1.24 * *value; break;
     default: *value = 1 / s->floor, *slope = 1.24 * *value; break;
     }
@@ -65,7 +68,7 @@ static bool column_fits(double bound, unsigned f, unsigned m)
 
 static void need_lookup(Check *k, const LookupSpec *s, Function fn, const char *what)
 {
-    bool exp = fn == FN_EXP, silu = fn == FN_SILU;
+    bool exp = fn == FN_EXP, silu = fn == FN_SILU || fn == FN_GELU;
     bool shape = s->fn == fn && s->k >= 1 && s->k <= 16 && s->t >= s->k + 3 && s->t <= s->k + 16 && s->f <= 48 && s->fp <= 16;
     bool side = s->from_zero == (!exp && !silu) && s->never_positive == exp;
     bool real = fabs(s->offset) <= 0x1p20 && s->gain >= 0x1p-20 && s->gain <= 0x1p20 && s->ceiling <= 0x1p40;
@@ -76,7 +79,7 @@ static void need_lookup(Check *k, const LookupSpec *s, Function fn, const char *
     double value, slope;
     lookup_bounds(s, &value, &slope);
     need(k, column_fits(value, s->f0, s->m0) && (exp || (column_fits(slope, s->f1, s->m1) && s->f0 <= s->f1 + s->fp && s->f1 + s->fp - s->f0 < 32)), what);
-    need(k, s->border == 0 || (fn == FN_RECIPROCAL && s->border == 16), what);
+    need(k, s->border == 0 || (!exp && !silu && s->border == 16), what);
     double bytes = ldexp(1, (int)s->t + 1) * (exp ? word_bytes(s->m0) : word_bytes(s->m0) + word_bytes(s->m1) + (s->border ? 8u : 0u));
     if (bytes <= wide_table_bytes) k->tables += bytes;
 }
@@ -87,6 +90,15 @@ static int lookup_range(const LookupSpec *s)
     double value, slope;
     lookup_bounds(s, &value, &slope);
     return (int)ceil(log2(value)) + 1;
+}
+
+/* The second level of a lookup, where it has one. */
+static void need_fine(Check *k, const LookupSpec *s, const LookupSpec *fine, Function fn, const char *what)
+{
+    if (s->border == 0) return;
+    need_lookup(k, fine, fn, what);
+    need(k, fine->border == 0 && fine->t == s->k + 4 && s->t > fine->t && fine->f == s->f && lookup_f(fine) == lookup_f(s), what);
+    need(k, s->m0 == 64 && s->m1 == 64 && fine->m0 == 64 && fine->m1 == 64, what);
 }
 
 /* The sum of squares, shifted and narrowed to the index, in a ring that holds the index. */
@@ -115,8 +127,9 @@ static void check_fold(Check *k, const LayerPlan *l, const NormPlan *n, const No
 {
     const Plan *p = k->p;
     MatrixKind kind[GROUP_MOST];
-    unsigned count = group_kinds(half, kind);
-    int fx = (int)l->residual.f, fa = (int)p->adapter_f;
+    unsigned count = group_kinds(p->arch, half, kind);
+    int fx = (int)l->residual.f, fa = private_f(p, (uint32_t)(l - p->layer), kind[0]);
+    need(k, n->rsqrt.border == 0, "1/rms table");
     need_range(k, n->product, l->range.product[half], 2, "product");
     need(k, is_ring(r->times), "product with 1/rms");
     for (unsigned i = 0; i < count; i++) {
@@ -137,9 +150,11 @@ static void check_lean(Check *k, const LayerPlan *l, const NormPlan *n, const No
     const Plan *p = k->p;
     bool private = p->private_part == PRIVATE_LAYERS;
     MatrixKind kind[GROUP_MOST];
-    unsigned count = group_kinds(half, kind);
-    int fx = (int)l->residual.f, fa = (int)p->adapter_f, inverse = lookup_range(&n->rsqrt);
-    need(k, (int)n->inverse.f == r->inverse_f, "fraction bits of 1/rms");
+    unsigned count = group_kinds(p->arch, half, kind);
+    int fx = (int)l->residual.f, fa = private_f(p, (uint32_t)(l - p->layer), kind[0]), inverse = lookup_range(&n->rsqrt);
+    need_fine(k, &n->rsqrt, &n->rsqrt_fine, FN_RSQRT, "fine 1/rms table");
+    if (k->wrong) return;
+    need_to(k, r->inverse_times, lookup_f(&n->rsqrt), n->inverse, "1/rms");
     need_range(k, n->inverse, inverse, 2, "1/rms");
     need_range(k, n->normed, l->range.normed[half], r->normed_opened ? 2 : 1, "x / rms");
     need_to(k, r->times, fx + r->inverse_f, n->normed, "x / rms");
@@ -148,7 +163,7 @@ static void check_lean(Check *k, const LayerPlan *l, const NormPlan *n, const No
         Out o = out_of(l, kind[i]);
         Width sum = {(unsigned)(r->room[i] > 0 ? r->room[i] : 0) + n->product.f, n->product.f};
         need(k, (int)n->product.f + o.turned >= (int)o.to.f, "fraction bits of the sum");
-        need_to(k, private ? r->pinned_a : r->lift, (int)n->normed.f + (private ? fa : (int)l->weight_f[kind[i]]), sum, "product");
+        need_to(k, private ? r->pinned_a : r->lift, (int)n->normed.f + (private ? fa + r->extra[i] : (int)l->weight_f[kind[i]]), sum, "product");
         if (adapted && p->adapted[kind[i]]) need_to(k, r->pinned_b, (int)n->low_rank_normed.f + fa, sum, "low-rank product");
     }
     if (!adapted) return;
@@ -164,8 +179,10 @@ static void check_half(Check *k, const LayerPlan *l, const LayerRings *rings, in
     const NormPlan *n = half == ATTN ? &l->attn : &l->ffn;
     MatrixKind kind[GROUP_MOST];
     bool adapted = false;
-    for (unsigned i = 0; i < group_kinds(half, kind); i++) adapted |= p->private_part == PRIVATE_LORA && p->adapted[kind[i]];
+    for (unsigned i = 0; i < group_kinds(p->arch, half, kind); i++) adapted |= p->private_part == PRIVATE_LORA && p->adapted[kind[i]];
     need_squares(k, &n->rsqrt, n->sum, l->residual.f);
+    for (unsigned i = 1; i < group_kinds(p->arch, half, kind); i++)
+        need(k, p->private_part == PRIVATE_LORA || l->weight_f[kind[i]] == l->weight_f[kind[0]], "fraction bits of stacked matrices");
     if (k->wrong) return;
     if (p->prefer == PREFER_EXCHANGES) check_fold(k, l, n, &rings->norm[half], half, adapted);
     else check_lean(k, l, n, &rings->norm[half], half, adapted);
@@ -184,12 +201,7 @@ static void check_sum(Check *k, const LayerPlan *l, const LayerRings *r)
 {
     const LookupSpec *s = &l->sum_coarse, *fine = &l->sum_fine;
     need_lookup(k, s, FN_RECIPROCAL, "1/sum table");
-    need(k, s->border == 0 || s->border == 16, "1/sum table");
-    if (s->border) {
-        need_lookup(k, fine, FN_RECIPROCAL, "fine 1/sum table");
-        need(k, fine->border == 0 && fine->t == s->k + 4 && s->t > fine->t && fine->f == s->f && lookup_f(fine) == lookup_f(s), "fine 1/sum table");
-        need(k, s->m0 == 64 && s->m1 == 64 && fine->m0 == 64 && fine->m1 == 64, "fine 1/sum table");
-    }
+    need_fine(k, s, fine, FN_RECIPROCAL, "fine 1/sum table");
     need(k, (int)s->t >= context_bits(k->p) + (int)s->f, "1/sum table");
     need_to(k, (int)l->exp.n, (int)l->exp.f, (Width){s->t, s->f}, "index of 1/sum");
     if (k->wrong || k->p->prefer == PREFER_EXCHANGES) return;
@@ -204,7 +216,7 @@ static void check_attention(Check *k, const LayerPlan *l, const LayerRings *r)
     need_range(k, l->query, l->range.query, 1, "query");
     need_range(k, l->key, l->range.key, 1, "key");
     need_range(k, l->value, l->range.value, 1, "value");
-    need(k, l->rope_f >= 4 && l->rope_f <= 20, "angles");
+    need(k, k->p->arch == ARCH_GPT2 ? l->rope_f == 0 : l->rope_f >= 4 && l->rope_f <= 20, "angles");
     need_lookup(k, s, FN_EXP, "exp table");
     need(k, s->f == 9 && s->k == 10 && s->t - s->k <= 12 && s->offset == -2, "exp table");
     need(k, l->query.n == l->key.n, "query and key");
@@ -222,7 +234,7 @@ static void check_attention(Check *k, const LayerPlan *l, const LayerRings *r)
 
 static void check_out(Check *k, const LayerPlan *l, const OutRings *r, MatrixKind kind, unsigned in_f, Width z, const char *what)
 {
-    int fa = (int)k->p->adapter_f;
+    int fa = private_f(k->p, (uint32_t)(l - k->p->layer), kind);
     need(k, is_ring(r->lift), what);
     if (k->p->private_part == PRIVATE_LAYERS) {
         need_to(k, r->pinned_a, (int)in_f + fa, l->residual, what);
@@ -232,6 +244,22 @@ static void check_out(Check *k, const LayerPlan *l, const OutRings *r, MatrixKin
     if (!k->p->adapted[kind]) return;
     need_to(k, r->pinned_a, (int)in_f + fa, z, what);
     need_to(k, r->pinned_b, (int)z.f + fa, l->residual, what);
+}
+
+static void check_hidden(Check *k, const LayerPlan *l, const LayerRings *r)
+{
+    bool gelu = k->p->arch == ARCH_GPT2;
+    need_lookup(k, &l->silu, gelu ? FN_GELU : FN_SILU, gelu ? "GELU table" : "SiLU table");
+    need(k, (int)l->silu.t - 1 - (int)l->silu.f >= l->range.gate && l->silu.offset == 0, "gate");
+    need(k, (int)l->hidden.n >= r->down.lift, "hidden");
+    if (gelu) {
+        need_to(k, r->gelu_times, lookup_f(&l->silu), l->hidden, "hidden");
+        need_range(k, l->hidden, l->range.gate, 1, "hidden");
+        return;
+    }
+    need_range(k, l->up, l->range.up, 2, "up");
+    need(k, (int)l->hidden.f == lookup_f(&l->silu) + (int)l->up.f, "hidden");
+    need_range(k, l->hidden, l->range.gate + l->range.up, 1, "hidden");
 }
 
 static bool fraction_fits(const Plan *p, unsigned f) { return p->weight_bits == 8 ? f == QUANT_F : f <= 15; }
@@ -247,16 +275,12 @@ static void check_layer(Check *k, uint32_t layer)
     Width next = layer + 1 < p->layers ? p->layer[layer + 1].residual : p->final_residual;
     need(k, l->residual.n >= next.n && l->residual.f == next.f, "residual");
     for (MatrixKind m = 0; m < MAT_COUNT; m++)
-        need(k, fraction_fits(p, l->weight_f[m]) || (p->private_part == PRIVATE_LAYERS && l->weight_f[m] == 0), "fraction bits of weights");
+        need(k, p->private_part == PRIVATE_LAYERS ? l->weight_f[m] <= 24 : fraction_fits(p, l->weight_f[m]), "fraction bits of weights");
     check_half(k, l, &r, ATTN);
     check_attention(k, l, &r);
     check_out(k, l, &r.out, MAT_O, l->attention.f, l->low_rank_out, "output projection");
     check_half(k, l, &r, FFN);
-    need_lookup(k, &l->silu, FN_SILU, "SiLU table");
-    need(k, (int)l->silu.t - 1 - (int)l->silu.f >= l->range.gate && l->silu.offset == 0 && l->silu.border == 0, "gate");
-    need_range(k, l->up, l->range.up, 2, "up");
-    need(k, (int)l->hidden.f == lookup_f(&l->silu) + (int)l->up.f && (int)l->hidden.n >= r.down.lift, "hidden");
-    need_range(k, l->hidden, l->range.gate + l->range.up, 1, "hidden");
+    check_hidden(k, l, &r);
     check_out(k, l, &r.down, MAT_DOWN, l->hidden.f, l->low_rank_down, "down projection");
 }
 
@@ -265,6 +289,7 @@ static void check_head(Check *k)
     const Plan *p = k->p;
     snprintf(k->where, sizeof k->where, "head");
     need_range(k, p->final_residual, p->final_range, 2, "residual");
+    need(k, p->final_norm.border == 0, "1/rms table");
     need_squares(k, &p->final_norm, p->final_sum, p->final_residual.f);
     need(k, is_ring(final_times(p)), "normalised x");
     need_to(k, final_times(p), (int)p->final_residual.f + lookup_f(&p->final_norm), p->final, "normalised x");
@@ -280,10 +305,12 @@ static void check_shape(Check *k)
     bool adapted = false;
     for (MatrixKind m = 0; m < MAT_COUNT; m++) adapted |= p->adapted[m];
     snprintf(k->where, sizeof k->where, "shape");
+    need(k, p->arch == c->arch && (p->arch == ARCH_LLAMA || p->private_part == PRIVATE_LAYERS), "architecture");
     need(k, p->layers >= 1 && p->layers <= MOST_LAYERS && p->frozen < c->layers && p->layers == c->layers - p->frozen, "number of layers");
     need(k, p->context >= 1 && p->context <= MOST_CONTEXT && p->context <= c->context, "context");
     need(k, p->known < p->context, "known positions");
     need(k, p->rank <= MOST_RANK && (p->rank > 0) == adapted && (p->private_part == PRIVATE_LORA || !adapted), "adapted matrices");
+    need(k, p->query_bits == 0 || p->private_part == PRIVATE_LAYERS, "scale of the queries");
     need(k, p->adapter_f <= 24, "fraction bits of private weights");
     need(k, p->weight_bits == 8 || p->weight_bits == 16, "bits of public weights");
     need(k, c->head_dim % 2 == 0 && c->heads % c->kv_heads == 0, "heads");
@@ -312,6 +339,7 @@ static void shape_text(const ModelConfig *c, Buffer *out)
 
 static void hash_angles(Hash *h, const Plan *p, const ModelConfig *c)
 {
+    if (p->arch == ARCH_GPT2) return;
     Arena a;
     arena_init(&a, false);
     size_t len = (size_t)p->context * c->head_dim;

@@ -25,27 +25,37 @@ static int above(Width w) { return (int)w.n - (int)w.f; }
 // ---- tables ----------------------------------------------------------------------------------------------------------
 
 static const double no_limit = 0x1p40;
+static const int guard_bits = 4;               // lean: of 1/rms before it is rounded to be opened
 
 /* 1/rms of mean squares seen in [low, high], with a safety octave on each side. Uniform cells: 16 of them, of 64 steps, to
- * the smallest value, so that the line is right to 2^-12 there; at most 2^16. The value needs 12 bits where it is smallest;
- * the slope's rounding, 13 below the largest value. */
-static LookupSpec rsqrt_spec(const ModelConfig *c, double low, double high)
+ * the smallest value, so that the line is right to 2^-12 there; at most 2^16. The value needs `bits` bits where it is smallest
+ * and bits + 6 below the largest. The slope is some 2^-6 of the value, so its coordinate needs few fraction bits. */
+static LookupSpec rsqrt_spec(const ModelConfig *c, double low, double high, int bits)
 {
     int l = (int)square_bits(c->width);
     double unit = ldexp(1, l) / c->width;                     // the index is in units of this many mean squares
     int top = (int)ceil(log2(high * 2 / unit)), bottom = (int)floor(log2(low / 2 / unit));
     int cells = clamp(4 + top - bottom, 8, 16), k = 6, t = cells + k;
-    int high_f = 12 + (int)ceil(top / 2.0), low_f = 18 + (int)floor(bottom / 2.0), f = clamp(most(high_f, low_f), 9, 26);
+    int high_f = bits + (int)ceil(top / 2.0), low_f = bits + 6 + (int)floor(bottom / 2.0), f = clamp(most(high_f, low_f), 9, 26);
     LookupSpec s = {.fn = FN_RSQRT, .t = (unsigned)t, .k = (unsigned)k, .f = (unsigned)most(t - top, 0), .f0 = (unsigned)f, .m0 = 64,
-                    .f1 = (unsigned)(f - 6), .m1 = 64, .fp = 6, .offset = (double)c->norm_eps / unit, .gain = unit,
+                    .f1 = (unsigned)(f - 4), .m1 = 64, .fp = 4, .offset = (double)c->norm_eps / unit, .gain = unit,
                     .floor = ldexp(unit, bottom - 1), .ceiling = no_limit, .from_zero = true};
     return s;
 }
 
-/* Steps of 2^-9, cells of width 2, the column with 16 bits: exp is at most 1 below the top of the row. */
-static LookupSpec exp_spec(int cells)
+/* The same in two levels of 1,024 cells or fewer: for a wide range, far fewer dealt bits a row, and a factor of more terms. */
+static void rsqrt_levels(LookupSpec *coarse, LookupSpec *fine)
 {
-    return (LookupSpec){.fn = FN_EXP, .t = (unsigned)cells + 10, .k = 10, .f = 9, .f0 = 16, .m0 = 19, .offset = -2, .gain = 1,
+    if (coarse->t <= 17) return;
+    coarse->border = 16, coarse->k = coarse->t - 10;
+    *fine = *coarse;
+    fine->border = 0, fine->t = coarse->k + 4, fine->k = 6;
+}
+
+/* Steps of 2^-9, cells of width 2, the column with f bits: exp is at most 1 below the top of the row. */
+static LookupSpec exp_spec(int cells, int f, int bits)
+{
+    return (LookupSpec){.fn = FN_EXP, .t = (unsigned)cells + 10, .k = 10, .f = 9, .f0 = (unsigned)f, .m0 = (unsigned)bits, .offset = -2, .gain = 1,
                         .floor = -no_limit, .ceiling = no_limit, .never_positive = true};
 }
 
@@ -54,10 +64,10 @@ static int silu_cells(int range) { return range > 6 ? 9 : 8; }
 
 /* The columns fit 16 and 8 bits: |silu| < 2^range, and the slope over half a cell, some 2^(range - cells), which with the
  * low part's coordinate shares the result's f fraction bits so that their roundings weigh the same. */
-static LookupSpec silu_spec(int range, int f)
+static LookupSpec silu_spec(Function fn, int range, int f)
 {
-    int cells = silu_cells(range), k = 6, low = clamp((f - cells + range) / 2, 2, 5), slope = clamp(f - low, 2, cells + 5 - range);
-    return (LookupSpec){.fn = FN_SILU, .t = (unsigned)(cells + k), .k = (unsigned)k, .f = (unsigned)(cells + k - 1 - range),
+    int cells = silu_cells(range), k = 6, low = clamp((f - cells + range) / 2, 2, fn == FN_GELU ? 6 : 5), slope = clamp(f - low, 2, cells + 5 - range);
+    return (LookupSpec){.fn = fn, .t = (unsigned)(cells + k), .k = (unsigned)k, .f = (unsigned)(cells + k - 1 - range),
                         .f0 = (unsigned)least(14 - range, slope + low), .m0 = 16, .f1 = (unsigned)slope, .m1 = 8, .fp = (unsigned)low,
                         .gain = 1, .floor = -no_limit, .ceiling = no_limit};
 }
@@ -66,12 +76,49 @@ static LookupSpec silu_spec(int range, int f)
 static void sum_specs(LookupSpec *coarse, LookupSpec *fine, int bits, int step, int f)
 {
     LookupSpec s = {.fn = FN_RECIPROCAL, .t = (unsigned)(bits + step), .k = 6, .f = (unsigned)step, .f0 = (unsigned)f, .m0 = 64,
-                    .f1 = (unsigned)(f - 6), .m1 = 64, .fp = 6, .gain = 1, .floor = 0x1p-7, .ceiling = no_limit, .from_zero = true};
+                    .f1 = (unsigned)(f - 3), .m1 = 64, .fp = 3, .gain = 1, .floor = 0x1p-7, .ceiling = no_limit, .from_zero = true};
     *coarse = s, *fine = (LookupSpec){0};
     if (bits <= 5) return;
-    coarse->border = 16, coarse->k = (unsigned)(11 + most(0, bits - 6) / 2);
+    coarse->border = 16, coarse->k = (unsigned)(10 + most(0, bits - 6) / 2);
     *fine = s;
-    fine->k = 5, fine->t = coarse->k + 4;
+    fine->k = 4, fine->t = coarse->k + 4;      // 0.02 is some ten cells from 0
+}
+
+// ---- where fraction bits begin ---------------------------------------------------------------------------------------
+
+/* What may be taken from the attention half: fraction bits of cos and sin, of y (lean: z), of queries, keys, x / rms, and of
+ * the softmax weights. */
+enum { KNOB_ROPE, KNOB_Y, KNOB_Q, KNOB_K, KNOB_X, KNOB_E, KNOBS };
+
+/* Fraction bits that the fit starts with. */
+typedef struct Start {
+    int residual;                              // of a residual of rms 1
+    int private, least_private;                // of private weights
+    int knob[KNOBS], low[KNOBS];               // queries: besides those that their 1 / sqrt(head_dim) takes
+    int ffn_y, ffn_x;                          // as KNOB_Y and KNOB_X, of the FFN half
+    int exp, exp_bits;                         // column of exp, and its width
+    int value, mixed, attention;               // values, mixed values, attention output
+    int sum;                                   // of 1/sum, besides those of the longest row
+    int inverse;                               // of 1/rms, where it is smallest
+    int gelu, hidden;                          // GPT-2: of GELU, and of what is sent of it
+} Start;
+
+/* Rows of public 16-bit weights: accuracy as far as the rings go. */
+static Start start_llama(bool lean, bool private)
+{
+    return (Start){.residual = 10, .private = private ? 14 : lean ? 10 : 12, .least_private = 7, .knob = {14, lean ? 10 : 14, 12, 12, 12, 15},
+                   .low = {10, lean ? 7 : 12, 9, 9, 10, 13}, .ffn_y = lean ? 10 : 13, .ffn_x = 12, .exp = 16, .exp_bits = 19,
+                   .value = 11, .mixed = 14, .attention = 12, .sum = lean ? 13 : 16,
+                   .inverse = 12};
+}
+
+/* A sum of products loses 2^-x / 2.4 by the rounding of x and 2^-w sqrt(inputs) / 3.5 by that of the weights, so that where both
+ * cost a bit of the same ring, the weights get some four bits more. */
+static Start start_gpt2(bool lean)
+{
+    return (Start){.residual = 9, .private = lean ? 14 : 13, .least_private = 11, .knob = {0, 12, 10, 10, 10, lean ? 13 : 14}, .low = {0, 10, 9, 9, 9, 12},
+                   .ffn_y = 12, .ffn_x = 10, .exp = 14, .exp_bits = 16, .value = 10, .mixed = lean ? 13 : 12, .attention = 10, .sum = lean ? 10 : 8,
+                   .inverse = lean ? 9 : 11, .gelu = 16, .hidden = 10};
 }
 
 // ---- the widths that layers share ------------------------------------------------------------------------------------
@@ -82,13 +129,14 @@ typedef struct Fit {
     const ModelConfig *c;
     const Model *m;                            // NULL: only the shape is known
     int fx, context_bits;                      // fraction bits of the residual; a row sum is at most 2^context_bits
-    bool private, lean;
+    bool private, lean, gpt2;
+    Start start;
 } Fit;
 
 static bool half_adapted(const Fit *f, int half)
 {
     MatrixKind kind[GROUP_MOST];
-    for (unsigned k = 0, count = group_kinds(half, kind); k < count; k++)
+    for (unsigned k = 0, count = group_kinds(f->p->arch, half, kind); k < count; k++)
         if (!f->private && f->p->adapted[kind[k]]) return true;
     return false;
 }
@@ -129,7 +177,7 @@ static int hidden_left(const Fit *f)
 static CHECKED Result fit_private(Fit *f, int from)
 {
     for (int hidden = 18; hidden >= 16; hidden -= 2) {
-        for (int fa = from; fa >= 7; fa--) {
+        for (int fa = from; fa >= f->start.least_private; fa--) {
             f->p->adapter_f = (unsigned)fa;
             if (hidden_left(f) >= hidden) return OK;
         }
@@ -139,9 +187,15 @@ static CHECKED Result fit_private(Fit *f, int from)
 
 // ---- one layer -------------------------------------------------------------------------------------------------------
 
-static void fit_range(const Fit *f, LayerRange *r, const LayerSeen *s, double next_residual)
+/* A coordinate is at most sqrt(width) times the rms, whose table has an octave to spare. */
+static int residual_bits(const ModelConfig *c, double seen, double square)
 {
-    r->residual = bits_of(fmax(s->residual, next_residual), margin);
+    return least(bits_of(seen, margin), bits_of(sqrt(2 * square * c->width), 1));
+}
+
+static void fit_range(const Fit *f, LayerRange *r, const LayerSeen *s, double next_residual, double next_square)
+{
+    r->residual = residual_bits(f->c, fmax(s->residual, next_residual), fmax(next_square, fmax(s->square_high[ATTN], s->square_high[FFN])));
     for (int h = 0; h < HALVES; h++) {
         r->normed[h] = bits_of(s->normed[h], margin);
         r->product[h] = bits_of(s->product[h], margin);
@@ -166,16 +220,17 @@ static void fit_norm(const Fit *f, LayerPlan *l, int half, int y, int x)
         return;
     }
     n->product = (Width){0, 14};
+    n->inverse.f = (unsigned)(lookup_f(&n->rsqrt) - guard_bits);
     n->normed = width(l->range.normed[half] + 2 + x, x);
     layer_rings(&r, f->p, (uint32_t)(l - f->p->layer));
     const NormRings *q = &r.norm[half];
-    if (f->private && half == FFN) n->normed.n = (unsigned)most(0, q->pinned_a);
+    if (!q->normed_opened) n->normed.n = (unsigned)most(0, q->pinned_a);
     if (half_adapted(f, half)) {
         n->low_rank = width(l->range.low_rank[half] + 2 + y, y);
         n->low_rank_normed = width(q->most + 10 + fa, 10);
     }
     layer_rings(&r, f->p, (uint32_t)(l - f->p->layer));
-    n->inverse = width(least(64, most(q->times, q->times_low_rank)), q->inverse_f);
+    n->inverse.n = (unsigned)least(64 - guard_bits, most(q->times, q->times_low_rank));
 }
 
 static void fit_values(const Fit *f, LayerPlan *l, int fe, int fv, int fo)
@@ -186,16 +241,12 @@ static void fit_values(const Fit *f, LayerPlan *l, int fe, int fv, int fo)
     l->value = width(room + fe + fv, fv);
 }
 
-static void fit_scores(LayerPlan *l, int cells, int fq, int fk)
+static void fit_scores(const Fit *f, LayerPlan *l, int cells, int fq, int fk)
 {
-    l->score_exp = exp_spec(cells);
+    l->score_exp = exp_spec(cells, f->start.exp, f->start.exp_bits);
     l->query = width(cells + 1 + fq + fk, fq);
     l->key = width(cells + 1 + fq + fk, fk);
 }
-
-/* What may be taken from the attention half: fraction bits of cos and sin, of y (lean: z), of queries, keys, x / rms, and of
- * the softmax weights. */
-enum { KNOB_ROPE, KNOB_Y, KNOB_Q, KNOB_K, KNOB_X, KNOB_E, KNOBS };
 
 /* The knob with the most to spare among those that shorten the chain that is too long; KNOBS if there is none. */
 static int knob_pick(const NormRings *r, bool lean, const int knob[KNOBS], const int low[KNOBS])
@@ -213,15 +264,18 @@ static int knob_pick(const NormRings *r, bool lean, const int knob[KNOBS], const
 static CHECKED Result fit_attention_half(const Fit *f, LayerPlan *l, const LayerSeen *s)
 {
     int dim_bits = ((int)square_bits(f->c->head_dim) + 1) / 2;             // queries carry their 1 / sqrt(head_dim)
-    int knob[KNOBS] = {14, f->lean ? 10 : 14, 12 + dim_bits, 12, 12, 15};
-    const int low[KNOBS] = {10, f->lean ? 7 : 12, 9 + dim_bits, 9, 10, 13};
+    int knob[KNOBS], low[KNOBS];
+    for (int k = 0; k < KNOBS; k++) {
+        int extra = k == KNOB_Q ? dim_bits : 0;
+        knob[k] = f->start.knob[k] + extra, low[k] = f->start.low[k] + extra;
+    }
     int cells = score_cells(s);
     uint32_t layer = (uint32_t)(l - f->p->layer);
     for (;;) {
         LayerRings r;
         l->rope_f = (unsigned)knob[KNOB_ROPE];
-        fit_scores(l, cells, knob[KNOB_Q], knob[KNOB_K]);
-        fit_values(f, l, knob[KNOB_E], 11, 14);
+        fit_scores(f, l, cells, knob[KNOB_Q], knob[KNOB_K]);
+        fit_values(f, l, knob[KNOB_E], f->start.value, f->start.mixed);
         fit_norm(f, l, ATTN, knob[KNOB_Y], knob[KNOB_X]);
         layer_rings(&r, f->p, layer);
         const NormRings *n = &r.norm[ATTN];
@@ -232,15 +286,23 @@ static CHECKED Result fit_attention_half(const Fit *f, LayerPlan *l, const Layer
     }
 }
 
+/* The widths behind the mixed values. direct: the output goes to S unlifted; else the lift went to the queries instead. */
 static CHECKED Result fit_attention(const Fit *f, LayerPlan *l)
 {
-    int fa = (int)f->p->adapter_f, room = above(l->residual), mixed = l->range.mixed, f_att = 12;
-    bool direct = f->private && f->lean;       // the lift went to the queries instead
+    int room = above(l->residual), mixed = l->range.mixed, bits = f->context_bits, fo = f->start.attention, fs;
+    bool direct = f->private && (f->lean || f->gpt2);
     l->attention_opened = !direct;
-    l->attention = direct ? width(room + f_att + fa, f_att) : width(mixed + 2 + f_att, f_att);
-    int ring = above(l->attention) + (int)l->mix.f, bits = f->context_bits, fs = least(bits + (f->lean ? 13 : 16), 64 - ring);
-    if (fs < bits + 9) return fail(FAIL_DATA, "layer %u: attention does not fit 64 bits", f->p->frozen + (uint32_t)(l - f->p->layer));
-    if (f->lean) l->sum_inverse = width(least(ring + fs, 64 - (bits + 16 - fs)), fs);
+    for (;;) {
+        int fa = private_f(f->p, (uint32_t)(l - f->p->layer), MAT_O);
+        l->attention = direct ? width(room + fo + fa, fo) : width(mixed + 2 + fo, fo);
+        int ring = above(l->attention) + (int)l->mix.f;
+        fs = least(bits + f->start.sum, 64 - ring);
+        if (f->lean) l->sum_inverse = width(least(ring + fs, 64 - (bits + 16 - fs)), fs);
+        if (fs >= bits + (f->gpt2 ? 8 : 9)) break;
+        if (!f->gpt2 || fa <= f->start.least_private)
+            return fail(FAIL_DATA, "layer %u: attention does not fit 64 bits", f->p->frozen + (uint32_t)(l - f->p->layer));
+        l->weight_f[MAT_O]--;                  // attention output is smaller than what the other matrices see
+    }
     sum_specs(&l->sum_coarse, &l->sum_fine, bits, least(14, (int)l->exp.f), f->lean ? bits + 16 : fs);
     return OK;
 }
@@ -256,6 +318,10 @@ static unsigned weight_fraction(double largest, int cap)
 static void fit_weights(const Fit *f, LayerPlan *l, uint32_t layer)
 {
     for (MatrixKind k = 0; k < MAT_COUNT; k++) {
+        if (f->private) {
+            l->weight_f[k] = f->gpt2 && k == MAT_DOWN ? 15 : f->p->adapter_f;
+            continue;
+        }
         if (f->p->weight_bits == 8) {
             l->weight_f[k] = QUANT_F;
             continue;
@@ -271,6 +337,14 @@ static Width fit_low_rank(const Fit *f, const LayerPlan *l, MatrixKind kind)
     return f->private || !f->p->adapted[kind] ? (Width){0, 0} : width(above(l->residual) + fz + (int)f->p->adapter_f, fz);
 }
 
+/* GELU and the down projection. */
+static void fit_gelu(const Fit *f, LayerPlan *l)
+{
+    l->silu = silu_spec(FN_GELU, l->range.gate, f->start.gelu);
+    l->up = (Width){0, 0};
+    l->hidden = width(above(l->residual) + (int)l->weight_f[MAT_DOWN] + f->start.hidden, f->start.hidden);
+}
+
 /* SiLU, up, and the down projection: the hidden values take what the residual and the weights leave. */
 static CHECKED Result fit_hidden(const Fit *f, LayerPlan *l)
 {
@@ -280,7 +354,7 @@ static CHECKED Result fit_hidden(const Fit *f, LayerPlan *l)
     while (up + silu > left && silu > 10) silu--;
     while (up + silu > left && up > 6) up--;
     if (up + silu > left) return fail(FAIL_DATA, "hidden values do not fit 64 bits");
-    l->silu = silu_spec(range, silu);
+    l->silu = silu_spec(FN_SILU, range, silu);
     l->up = width(l->range.up + 2 + up, up);
     l->hidden.f = (unsigned)lookup_f(&l->silu) + l->up.f;
     int cap = 64 - room - (int)l->hidden.f;
@@ -304,14 +378,17 @@ static CHECKED Result fit_layer(const Fit *f, uint32_t layer)
     const LayerSeen *s = &f->seen->layer[layer];
     for (int h = 0; h < HALVES; h++) {
         NormPlan *n = h == ATTN ? &l->attn : &l->ffn;
-        n->rsqrt = rsqrt_spec(f->c, s->square_low[h], s->square_high[h]);
+        n->rsqrt = rsqrt_spec(f->c, s->square_low[h], s->square_high[h], f->start.inverse + (f->lean ? guard_bits : 0));
         n->sum = sum_ring(f, &n->rsqrt);
+        n->rsqrt_fine = (LookupSpec){0};
+        if (f->lean) rsqrt_levels(&n->rsqrt, &n->rsqrt_fine);
     }
-    if (!f->private) fit_weights(f, l, layer);
+    fit_weights(f, l, layer);
     GUARD(fit_attention_half(f, l, s));
     GUARD(fit_attention(f, l));
-    GUARD(fit_hidden(f, l));
-    fit_norm(f, l, FFN, f->lean ? 10 : 13, 12);
+    if (f->gpt2) fit_gelu(f, l);
+    else GUARD(fit_hidden(f, l));
+    fit_norm(f, l, FFN, f->start.ffn_y, f->start.ffn_x);
     return OK;
 }
 
@@ -322,7 +399,7 @@ static void fit_head(const Fit *f)
     Plan *p = f->p;
     const int logit = 16, normed = 14;
     p->final_residual = width(p->final_range + 2 + f->fx, f->fx);
-    p->final_norm = rsqrt_spec(f->c, f->seen->square_low, f->seen->square_high);
+    p->final_norm = rsqrt_spec(f->c, f->seen->square_low, f->seen->square_high, 12);
     p->final_sum = sum_ring(f, &p->final_norm);
     p->head_f = p->weight_bits == 8 ? QUANT_F : weight_fraction(f->m ? head_largest(f->m) : assumed_weight, 15);
     p->logit_range = bits_of(f->seen->logit, margin);
@@ -332,23 +409,26 @@ static void fit_head(const Fit *f)
 }
 
 /* A residual that is small somewhere needs more fraction bits: 2^-12 of an rms of 1/4, up to 16 bits. */
-static int residual_fraction(const PlanSeen *s, uint32_t layers)
+static int residual_fraction(const PlanSeen *s, uint32_t layers, int start)
 {
     double low = s->square_low;
     for (uint32_t l = 0; l < layers; l++) low = fmin(low, fmin(s->layer[l].square_low[ATTN], s->layer[l].square_low[FFN]));
-    return clamp(10 - (int)floor(log2(fmax(low, 1e-12)) / 2), 12, 16);
+    return clamp(start - (int)floor(log2(fmax(low, 1e-12)) / 2), 12, 16);
 }
 
 Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model *m)
 {
-    Fit f = {.p = p, .seen = seen, .c = c, .m = m, .private = p->private_part == PRIVATE_LAYERS, .lean = p->prefer == PREFER_BYTES};
-    f.fx = residual_fraction(seen, p->layers);
+    Fit f = {.p = p, .seen = seen, .c = c, .m = m, .private = p->private_part == PRIVATE_LAYERS, .lean = p->prefer == PREFER_BYTES, .gpt2 = c->arch == ARCH_GPT2};
+    p->arch = c->arch;
+    f.start = f.gpt2 ? start_gpt2(f.lean) : start_llama(f.lean, f.private);
+    f.fx = residual_fraction(seen, p->layers, f.start.residual);
     for (f.context_bits = 1; UINT64_C(1) << f.context_bits < p->context; f.context_bits++) {}
-    p->final_range = bits_of(seen->residual, margin);
+    p->final_range = residual_bits(c, seen->residual, seen->square_high);
     for (uint32_t l = 0; l < p->layers; l++)
-        fit_range(&f, &p->layer[l].range, &seen->layer[l], l + 1 < p->layers ? seen->layer[l + 1].residual : seen->residual);
+        fit_range(&f, &p->layer[l].range, &seen->layer[l], l + 1 < p->layers ? seen->layer[l + 1].residual : seen->residual,
+                  l + 1 < p->layers ? seen->layer[l + 1].square_high[ATTN] : seen->square_high);
     Result r = fail(FAIL_DATA, "no widths tried");
-    for (int from = f.private ? 14 : f.lean ? 10 : 12; from >= 7 && failed(r); from = (int)p->adapter_f - 1) {
+    for (int from = f.start.private; from >= f.start.least_private && failed(r); from = (int)p->adapter_f - 1) {
         r = fit_private(&f, from);
         if (failed(r)) break;
         for (uint32_t l = 0; l < p->layers && !failed(r); l++) r = fit_layer(&f, l);
@@ -367,10 +447,11 @@ Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32
     arena_init(&out->arena, false);
     out->layer = arena_new(&out->arena, LayerPlan, out->layers);
     out->rank = o->private_part == PRIVATE_LORA ? rank : 0;
+    out->query_bits = o->private_part == PRIVATE_LAYERS ? square_bits(c->head_dim) / 2 : 0;
     for (MatrixKind k = 0; k < MAT_COUNT; k++) out->adapted[k] = out->rank > 0;
     LayerSeen typical = {.residual = 200, .square_low = {0x1p-5, 0x1p-5}, .square_high = {0x1p+5, 0x1p+5}, .normed = {32, 32},
                          .product = {200, 200}, .low_rank = {60, 60}, .query = 2, .key = 15, .value = 7, .score = 48, .mixed = 4,
-                         .gate = 40, .up = 30};
+                         .gate = c->arch == ARCH_GPT2 ? 11 : 40, .up = 30};
     PlanSeen seen = {arena_new(&out->arena, LayerSeen, out->layers), 200, 0x1p-5, 0x1p+5, 30};
     for (uint32_t l = 0; l < out->layers; l++) seen.layer[l] = typical;
     GUARD(plan_fit(out, &seen, c, NULL));

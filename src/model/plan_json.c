@@ -42,6 +42,7 @@ static const Field range_fields[] = {
 static const Field norm_fields[] = {
     {"sum_bits", F_UINT, AT(NormPlan, sum), 64},
     {"rsqrt", F_LOOKUP, AT(NormPlan, rsqrt), 0},
+    {"rsqrt_fine", F_LOOKUP, AT(NormPlan, rsqrt_fine), 0},
     {"low_rank", F_WIDTH, AT(NormPlan, low_rank), 0},
     {"product", F_WIDTH, AT(NormPlan, product), 0},
     {"inverse", F_WIDTH, AT(NormPlan, inverse), 0},
@@ -70,6 +71,7 @@ static const Field layer_fields[] = {
     {"hidden", F_WIDTH, AT(LayerPlan, hidden), 0}, END};
 
 static const Field plan_fields[] = {
+    {"architecture", F_UINT, AT(Plan, arch), ARCH_GPT2},
     {"context", F_UINT, AT(Plan, context), UINT32_MAX},
     {"known", F_UINT, AT(Plan, known), UINT32_MAX},
     {"frozen", F_UINT, AT(Plan, frozen), UINT32_MAX},
@@ -77,6 +79,7 @@ static const Field plan_fields[] = {
     {"rank", F_UINT, AT(Plan, rank), UINT32_MAX},
     {"prefer", F_UINT, AT(Plan, prefer), PREFER_BYTES},
     {"private", F_UINT, AT(Plan, private_part), PRIVATE_LAYERS}, {"private_fraction", F_UINT, AT(Plan, adapter_f), 64},
+    {"query_bits", F_UINT, AT(Plan, query_bits), 8},
     {"weight_bits", F_UINT, AT(Plan, weight_bits), 16}, {"head_fraction", F_UINT, AT(Plan, head_f), 64},
     {"final_range", F_INT, AT(Plan, final_range), 40},
     {"logit_range", F_INT, AT(Plan, logit_range), 40},
@@ -88,7 +91,7 @@ static const Field plan_fields[] = {
     {"final_norm", F_LOOKUP, AT(Plan, final_norm), 0},
     {"model_hash", F_HASH, AT(Plan, model_hash), 0}, END};
 
-_Static_assert(sizeof(unsigned) == sizeof(uint32_t) && sizeof(Function) == sizeof(uint32_t) && sizeof(Prefer) == sizeof(uint32_t),
+_Static_assert(sizeof(unsigned) == sizeof(uint32_t) && sizeof(Function) == sizeof(uint32_t) && sizeof(Arch) == sizeof(uint32_t) && sizeof(Prefer) == sizeof(uint32_t),
                "F_UINT is 32 bits");
 
 static const Field *fields_of(FieldKind k)
@@ -132,10 +135,21 @@ static Json *field_json(const Field *f, const void *at)
     }
 }
 
+/* Left out of the text where they are zero, as in every plan of a model that does without them. */
+static bool field_spare(const Field *f) { return !strcmp(f->name, "architecture") || !strcmp(f->name, "query_bits") || !strcmp(f->name, "rsqrt_fine"); }
+
+static bool field_empty(const Field *f, const void *at)
+{
+    return f->kind == F_LOOKUP ? ((const LookupSpec *)at)->t == 0 : *(const uint32_t *)at == 0;
+}
+
 static Json *struct_json(const Field *fields, const void *in)
 {
     Json *o = json_new_object();
-    for (const Field *f = fields; f->name; f++) json_put(o, f->name, field_json(f, (const uint8_t *)in + f->at));
+    for (const Field *f = fields; f->name; f++) {
+        const void *at = (const uint8_t *)in + f->at;
+        if (!field_spare(f) || !field_empty(f, at)) json_put(o, f->name, field_json(f, at));
+    }
     return o;
 }
 
@@ -216,9 +230,12 @@ static CHECKED Result struct_read(const Field *fields, void *out, const Json *o,
 {
     if (json_kind(o) != KIND_OBJECT) return fail(FAIL_DATA, "not an object");
     size_t count = 0;
-    for (const Field *f = fields; f->name; f++, count++) {
-        Result r = field_read(f, (uint8_t *)out + f->at, json_find(o, f->name));
+    for (const Field *f = fields; f->name; f++) {
+        const Json *v = json_find(o, f->name);
+        if (!v && field_spare(f)) continue;
+        Result r = field_read(f, (uint8_t *)out + f->at, v);
         if (failed(r)) return fields_of(f->kind) ? fail_in(r, "%s", f->name) : r;
+        count++;
     }
     if (json_count(o) == count + extra) return OK;
     for (JsonEach e = {0}; json_each(o, &e);)

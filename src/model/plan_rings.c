@@ -5,13 +5,18 @@
  * all. Each line below is one such sum. */
 #include "model/secure_parts.h"
 
-unsigned group_kinds(int half, MatrixKind out[GROUP_MOST])
+unsigned group_kinds(Arch arch, int half, MatrixKind out[GROUP_MOST])
 {
-    if (half == FFN) return out[0] = MAT_GATE, out[1] = MAT_UP, 2;
+    if (half == FFN) return out[0] = MAT_GATE, out[1] = MAT_UP, arch == ARCH_GPT2 ? 1 : 2;
     return out[0] = MAT_Q, out[1] = MAT_K, out[2] = MAT_V, 3;
 }
 
 int lookup_f(const LookupSpec *s) { return (int)(s->f1 + s->fp); }
+
+int private_f(const Plan *p, uint32_t layer, MatrixKind kind)
+{
+    return (int)(p->private_part == PRIVATE_LAYERS ? p->layer[layer].weight_f[kind] : p->adapter_f);
+}
 
 unsigned square_bits(uint32_t width)
 {
@@ -37,13 +42,14 @@ static void norm_rings(NormRings *r, const Plan *p, const LayerPlan *l, int half
 {
     const NormPlan *n = half == ATTN ? &l->attn : &l->ffn;
     MatrixKind kind[GROUP_MOST];
-    unsigned count = group_kinds(half, kind);
+    unsigned count = group_kinds(p->arch, half, kind);
     bool private = p->private_part == PRIVATE_LAYERS, lean = p->prefer == PREFER_BYTES, adapted = false;
-    int fx = (int)l->residual.f, fa = (int)p->adapter_f;
-    *r = (NormRings){.inverse_f = lookup_f(&n->rsqrt), .most = INT32_MIN};
+    int fx = (int)l->residual.f, fa = private_f(p, (uint32_t)(l - p->layer), kind[0]);
+    *r = (NormRings){.inverse_f = lean ? (int)n->inverse.f : lookup_f(&n->rsqrt), .most = INT32_MIN};
+    if (lean) r->inverse_times = above(n->inverse) + lookup_f(&n->rsqrt);
     for (unsigned k = 0; k < count; k++) {
-        r->room[k] = kind_room(l, kind[k]);
-        if (r->room[k] > r->most) r->most = r->room[k];
+        r->room[k] = kind_room(l, kind[k]), r->extra[k] = kind[k] == MAT_Q ? (int)p->query_bits : 0;
+        if (r->room[k] + r->extra[k] > r->most) r->most = r->room[k] + r->extra[k];
         adapted |= !private && p->adapted[kind[k]];
         int lift = lean ? r->room[k] + (int)n->normed.f + (int)l->weight_f[kind[k]]
                         : (int)n->product.n - (int)n->product.f + fx + (int)l->weight_f[kind[k]];
@@ -57,7 +63,7 @@ static void norm_rings(NormRings *r, const Plan *p, const LayerPlan *l, int half
         return;
     }
     r->times = (int)n->normed.n + fx + r->inverse_f - (int)n->normed.f;
-    r->normed_opened = !private || half == ATTN;
+    r->normed_opened = !private || (half == ATTN && p->arch == ARCH_LLAMA);
     if (private) r->pinned_a = r->most + (int)n->normed.f + fa;
     if (private && r->normed_opened) r->lift = r->pinned_a;
     if (adapted) {
@@ -70,7 +76,7 @@ static void norm_rings(NormRings *r, const Plan *p, const LayerPlan *l, int half
 /* in_f: fraction bits of the input; z: the low-rank wire between A and B. */
 static void out_rings(OutRings *r, const Plan *p, const LayerPlan *l, MatrixKind kind, int in_f, Width z)
 {
-    int room = above(l->residual), fa = (int)p->adapter_f;
+    int room = above(l->residual), fa = private_f(p, (uint32_t)(l - p->layer), kind);
     *r = (OutRings){0};
     if (p->private_part == PRIVATE_LAYERS) r->pinned_a = room + in_f + fa;
     else {
@@ -91,6 +97,7 @@ void layer_rings(LayerRings *r, const Plan *p, uint32_t layer)
     r->sum_f = lean ? (int)l->sum_inverse.f : looked;
     r->sum_times = lean ? above(l->sum_inverse) + looked : 0;
     r->mix_times = above(l->attention) + (int)l->mix.f + r->sum_f;
+    r->gelu_times = p->arch == ARCH_GPT2 ? above(l->hidden) + lookup_f(&l->silu) : 0;
     out_rings(&r->out, p, l, MAT_O, (int)l->attention.f, l->low_rank_out);
     out_rings(&r->down, p, l, MAT_DOWN, (int)l->hidden.f, l->low_rank_down);
 }

@@ -21,9 +21,10 @@ static CHECKED Result pin_new(SecureNet *s, const Pinned **out, Arena *session, 
     int32_t *w = NULL;
     Result r = holds_private(s) ? pin_weights(&w, s->plan, m, a, layer, pin, &scratch) : OK;
     if (!failed(r)) {
+        unsigned f = (unsigned)pin_f(s->plan, layer, pin);
         const char *name = arena_format(&scratch, "layer %u, %s, (%zu, %zu) mod 2^%u, %u fraction bits", s->plan->frozen + layer,
-                                        pin_names[pin], shape.outputs, shape.inputs, shape.n, s->plan->adapter_f);
-        *out = s->pin[s->pins++] = pinned_new(s->e, session, name, shape.outputs, shape.inputs, shape.n, s->plan->adapter_f, w);
+                                        pin_names[pin], shape.outputs, shape.inputs, shape.n, f);
+        *out = s->pin[s->pins++] = pinned_new(s->e, session, name, shape.outputs, shape.inputs, shape.n, f, w);
     }
     arena_free(&scratch);
     return r;
@@ -39,14 +40,28 @@ static CHECKED Result half_new(SecureNet *s, NormNet *n, Arena *session, const M
 {
     const LayerPlan *p = &s->plan->layer[layer];
     MatrixKind kind[GROUP_MOST];
-    unsigned count = group_kinds(half, kind);
-    n->rsqrt = tables_find(s->table, s->tables, half == ATTN ? &p->attn.rsqrt : &p->ffn.rsqrt);
+    unsigned count = group_kinds(s->plan->arch, half, kind);
+    const NormPlan *norm = half == ATTN ? &p->attn : &p->ffn;
+    n->rsqrt = tables_find(s->table, s->tables, &norm->rsqrt);
+    n->rsqrt_fine = norm->rsqrt.border ? tables_find(s->table, s->tables, &norm->rsqrt_fine) : NULL;
     GUARD(pin_new(s, &n->a, session, m, a, layer, half == ATTN ? PIN_A_ATTN : PIN_A_FFN));
     for (unsigned k = 0; k < count; k++) {
         GUARD(pin_new(s, &n->b[k], session, m, a, layer, pin_of_b(kind[k])));
         if (s->plan->private_part == PRIVATE_LORA) GUARD(matrix_new(s, &n->w[k], session, m, layer, kind[k]));
     }
     return OK;
+}
+
+/* The angles, shared by layers with the same fraction bits. */
+static void angles_new(SecureNet *s, LayerNet *l, Arena *session, uint32_t layer)
+{
+    unsigned f = l->plan->rope_f;
+    for (uint32_t before = 0; before < layer; before++)
+        if (s->layer[before].plan->rope_f == f) l->rope = s->layer[before].rope;
+    if (!holds_public(s) || l->rope || f == 0) return;
+    int32_t *angle = arena_new(session, int32_t, (size_t)s->plan->context * s->config.head_dim);
+    rope_integers(angle, &s->config, s->plan->context, f);
+    l->rope = angle;
 }
 
 static CHECKED Result layer_new(SecureNet *s, Arena *session, const Model *m, const Adapter *a, uint32_t layer)
@@ -69,13 +84,8 @@ static CHECKED Result layer_new(SecureNet *s, Arena *session, const Model *m, co
     l->sum_coarse = tables_find(s->table, s->tables, &p->sum_coarse);
     l->sum_fine = p->sum_coarse.border ? tables_find(s->table, s->tables, &p->sum_fine) : NULL;
     l->silu = tables_find(s->table, s->tables, &p->silu);
-    for (uint32_t before = 0; before < layer; before++)
-        if (s->plan->layer[before].rope_f == p->rope_f) l->rope = s->layer[before].rope;
-    if (holds_public(s) && !l->rope) {
-        int32_t *angle = arena_new(session, int32_t, (size_t)s->plan->context * c->head_dim);
-        rope_integers(angle, c, s->plan->context, p->rope_f);
-        l->rope = angle;
-    }
+    angles_new(s, l, session, layer);
+    for (MatrixKind k = 0; k < MAT_COUNT && holds_private(s); k++) l->bias[k] = private_bias(m, a, s->plan->frozen + layer, k, session);
     size_t kv = (size_t)c->kv_heads * c->head_dim;
     l->keys = cache_new(s->e, session, s->plan->context, kv, p->key.n, p->key.f);
     l->values = cache_new(s->e, session, s->plan->context, kv, p->value.n, p->value.f);
@@ -114,6 +124,7 @@ Result secure_new(SecureNet **out, Engine *e, Arena *session, const ModelConfig 
     for (uint32_t l = 0; l < p->layers; l++) GUARD(layer_new(s, session, m, a, l));
     s->head = (PublicMatrix){c->vocab, c->width, p->head_f, NULL, NULL, NULL};
     if (holds_public(s)) GUARD(public_head(&s->head, p, m, session));
+    if (engine_role(e) == ROLE_CLIENT || engine_role(e) == ROLE_CLEAR) s->head_bias = m->head_bias;
     s->final_norm = tables_find(s->table, s->tables, &p->final_norm);
     return OK;
 }
@@ -181,27 +192,39 @@ static CHECKED Result head_forward(SecureNet *s, Wire x, size_t rows, float *log
     GUARD(engine_exchange(e, "logits to the client"));
     const int64_t *words = reveal_take(e, reveal);
     if (words && logits)
-        for (size_t i = 0; i < layout_len(out); i++) logits[i] = (float)ldexp((double)words[i], -(int)(p->logit.f - p->logit_drop));
+        for (size_t i = 0; i < layout_len(out); i++)
+            logits[i] = (float)(ldexp((double)words[i], -(int)(p->logit.f - p->logit_drop)) + (s->head_bias ? (double)s->head_bias[i % vocab] : 0));
     return OK;
+}
+
+/* What LayerNorm takes out of a row, before anything is computed on it. */
+static double row_mean(const SecureNet *s, const float *x)
+{
+    double sum = 0;
+    if (s->config.arch != ARCH_GPT2) return 0;
+    for (size_t i = 0; i < s->config.width; i++) sum += (double)x[i];
+    return sum / s->config.width;
 }
 
 /* C's hidden state at the cut, as words. */
 static CHECKED Result cut_words(SecureNet *s, uint64_t **out, const float *x, size_t rows)
 {
     const LayerPlan *l = &s->plan->layer[0];
-    size_t len = rows * s->config.width;
+    size_t width = s->config.width;
     double bound = ldexp(1, l->range.residual);
-    *out = arena_new(engine_arena(s->e), uint64_t, len);
-    for (size_t i = 0; i < len; i++) {
-        if (!(fabs((double)x[i]) < bound)) {
-            return fail(FAIL_DATA, "the hidden state at the cut, %g, lies outside of the plan's +-%g", (double)x[i], bound);
+    uint64_t *w = *out = arena_new(engine_arena(s->e), uint64_t, rows * width);
+    for (size_t r = 0; r < rows; r++, x += width) {
+        double mean = row_mean(s, x);
+        for (size_t i = 0; i < width; i++) {
+            double v = (double)x[i] - mean;
+            if (!(fabs(v) < bound)) return fail(FAIL_DATA, "the hidden state at the cut, %g, lies outside of the plan's +-%g", v, bound);
+            *w++ = ring_from_real(v, l->residual.f);
         }
-        (*out)[i] = ring_from_real((double)x[i], l->residual.f);
     }
     return OK;
 }
 
-Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, float *logits, bool last_only)
+static CHECKED Result layers_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, Wire *w)
 {
     const Plan *p = s->plan;
     Engine *e = s->e;
@@ -214,13 +237,28 @@ Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPref
     uint64_t *words = NULL;
     if (client) GUARD(cut_words(s, &words, x, rows));
     s->past = past;
-    Wire w = wire_input_client(e, layout_uniform(e, s->config.width), p->layer[0].residual.n, p->layer[0].residual.f, words);
+    *w = wire_input_client(e, layout_uniform(e, s->config.width), p->layer[0].residual.n, p->layer[0].residual.f, words);
     for (uint32_t l = 0; l < p->layers; l++) {
         bool mine = enter && holds_private(s);
-        GUARD(engine_refuse(e, layer_forward(s, &s->layer[l], &w, enter, mine ? known->keys[l] : NULL, mine ? known->values[l] : NULL)));
+        GUARD(engine_refuse(e, layer_forward(s, &s->layer[l], w, enter, mine ? known->keys[l] : NULL, mine ? known->values[l] : NULL)));
     }
+    return OK;
+}
+
+Result secure_layers(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, Wire *out)
+{
+    GUARD(layers_forward(s, rows, x, known, out));
+    GUARD(engine_end(s->e));
+    s->past += (uint32_t)rows;
+    return OK;
+}
+
+Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, float *logits, bool last_only)
+{
+    Wire w;
+    GUARD(layers_forward(s, rows, x, known, &w));
     GUARD(head_forward(s, w, rows, logits, last_only));
-    GUARD(engine_end(e));
+    GUARD(engine_end(s->e));
     s->past += (uint32_t)rows;
     return OK;
 }
@@ -263,8 +301,11 @@ static CHECKED Result pretend_past(SecureNet *s, uint32_t past)
     return OK;
 }
 
-Result plan_cost(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, size_t rows, bool last_only)
+typedef enum { HEAD_NONE, HEAD_LAST, HEAD_ALL } HeadRows;
+
+static CHECKED Result cost_count(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, size_t rows, HeadRows head)
 {
+    Wire w;
     Arena a;
     arena_init(&a, false);
     Engine *e = engine_new(ROLE_COUNT, NULL, NULL);
@@ -278,7 +319,7 @@ Result plan_cost(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, 
             r = pretend_past(s, past);
             before = engine_cost(e);
         }
-        if (!failed(r)) r = secure_forward(s, rows, NULL, NULL, NULL, last_only);
+        if (!failed(r)) r = head == HEAD_NONE ? secure_layers(s, rows, NULL, NULL, &w) : secure_forward(s, rows, NULL, NULL, NULL, head == HEAD_LAST);
     }
     if (!failed(r)) {
         *out = engine_cost(e);
@@ -290,6 +331,16 @@ Result plan_cost(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, 
     engine_free(e);
     arena_free(&a);
     return r;
+}
+
+Result plan_cost(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, size_t rows, bool last_only)
+{
+    return cost_count(out, p, c, past, rows, last_only ? HEAD_LAST : HEAD_ALL);
+}
+
+Result plan_cost_layers(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, size_t rows)
+{
+    return cost_count(out, p, c, past, rows, HEAD_NONE);
 }
 
 uint64_t plan_setup_bytes(const Plan *p, const ModelConfig *c)

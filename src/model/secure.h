@@ -13,8 +13,8 @@
 #include "model/model.h"
 #include "mpc/mpc.h"
 
-typedef enum { PREFER_EXCHANGES, PREFER_BYTES } Prefer;       // fold or lean: 18 or 23 exchanges a layer
-typedef enum { PRIVATE_LORA, PRIVATE_LAYERS } Private;        // only the adapter, or every matrix of the secure layers
+typedef enum { PREFER_EXCHANGES, PREFER_BYTES } Prefer;       // fold or lean: 18 or 23 exchanges a layer, 17 or 22 of GPT-2
+typedef enum { PRIVATE_LORA, PRIVATE_LAYERS } Private;        // only the adapter, or every matrix of the secure layers (GPT-2: always)
 
 typedef struct Width { unsigned n, f; } Width;                // ring bits, fraction bits; {0, 0}: not used in this mode
 
@@ -33,6 +33,7 @@ typedef struct LayerRange {
 typedef struct NormPlan {
     unsigned sum;                              // ring of the sum of squares
     LookupSpec rsqrt;                          // of the sum of squares, cells from 0
+    LookupSpec rsqrt_fine;                     // lean, where rsqrt has a border: its second level
     Width low_rank;                            // z = A x
     Width product;                             // fold: y = W x + B z as opened; lean: f of the sum before it is shifted
     Width inverse;                             // lean: 1/rms as opened
@@ -42,10 +43,10 @@ typedef struct NormPlan {
 
 typedef struct LayerPlan {
     LayerRange range;
-    unsigned weight_f[MAT_COUNT];              // fraction bits of the public weights
+    unsigned weight_f[MAT_COUNT];              // fraction bits of the public weights, or of the private ones
     Width residual;                            // x at the layer's entry and exit
     NormPlan attn, ffn;
-    unsigned rope_f;                           // fraction bits of cos and sin
+    unsigned rope_f;                           // fraction bits of cos and sin; 0 without RoPE
     Width query, key, value;                   // after RoPE, as opened
     LookupSpec score_exp;                      // rank 1, down from the row maximum; 2^(t-k) cells of width 2
     Width exp;                                 // softmax weights as opened
@@ -55,18 +56,22 @@ typedef struct LayerPlan {
     Width attention;                           // normalised attention output
     bool attention_opened;                     // it is opened and lifted before the output matrix
     Width low_rank_out, low_rank_down;         // z of the output and of the down projection, as sent
-    LookupSpec silu;
-    Width up, hidden;
+    LookupSpec silu;                           // of the gate: SiLU, or GELU for GPT-2
+    Width up, hidden;                          // GPT-2 has no up
 } LayerPlan;
 
 typedef struct Plan {
+    Arch arch;
     uint32_t context, known;                   // positions planned for; positions at the start whose tokens both know
     uint32_t frozen, layers;                   // the client runs layers below `frozen`; the `layers` above are secure
     bool adapted[MAT_COUNT];                   // matrices with low-rank factors, the same in every secure layer
     uint32_t rank;                             // of the adapter; 0 without one
     Prefer prefer;
     Private private_part;
-    unsigned adapter_f;                        // fraction bits of private weights
+    unsigned adapter_f;                        // fraction bits of low-rank factors
+    /* Private queries: 2^query_bits of their 1 / sqrt(head_dim) are a matter of scale; the rest is folded into their weights, which
+     * are rounded as finely as those stacked with them. 0 where the queries' weights are public. */
+    unsigned query_bits;
     LayerPlan *layer;                          // (layers)
     unsigned weight_bits;                      // of public weights: 16, or 8 times a scale of each row (a quantised base)
     unsigned head_f;                           // fraction bits of the public head
@@ -118,6 +123,9 @@ size_t secure_pins(const SecureNet *s, Pinned *const **pins);
  * if last_only. Costs layers * 18 (23) + 5 exchanges. */
 typedef struct KnownPrefix { const float *const *keys, *const *values; } KnownPrefix;
 CHECKED Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, float *logits, bool last_only);
+/* The secure layers of such a batch alone, without final norm and head: out is the shared residual (rows, width), which lives until
+ * the engine's next batch. For measuring. */
+CHECKED Result secure_layers(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, Wire *out);
 /* C, between batches: what the next `rows` positions, of segments first.., need of it that depends on no message (see
  * engine_ahead). Does less where it would need more than 64 MB. Nothing is sent. */
 CHECKED Result secure_ahead(SecureNet *s, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES]);
@@ -125,6 +133,7 @@ uint32_t secure_past(const SecureNet *s);      // positions in the cache, known 
 void secure_restart(SecureNet *s);             // forgets them: the next batch begins a conversation
 /* The exact cost of a batch of `rows` rows after `past` positions (past 0: the known prefix is entered first). */
 CHECKED Result plan_cost(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, size_t rows, bool last_only);
+CHECKED Result plan_cost_layers(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, size_t rows);      // of secure_layers
 uint64_t plan_setup_bytes(const Plan *p, const ModelConfig *c);              // S to T, once
 
 #endif

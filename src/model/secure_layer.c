@@ -22,7 +22,10 @@
  *
  * Lean takes 23: 1/rms (twice) and 1/sum become opened wires, one exchange each and far fewer dealt words an element, and x
  * / rms is opened (or sent) before the matrices, one more for each norm. Exchanges in which nothing travels (12 and 18
- * where nothing is private) are left out. */
+ * where nothing is private) are left out.
+ *
+ * GPT-2 takes 17 and 22: its attention output goes to S unlifted (11 is left out), since no ring is spent on RoPE. It has no
+ * `up`: GELU's columns are lifted instead. Its matrices are pinned, and a bias is a number that S adds to its share. */
 #include <math.h>
 #include "model/secure_parts.h"
 
@@ -47,6 +50,7 @@ static void turn_row(const void *ctx, size_t row, uint64_t *out, const uint64_t 
 
 static Wire rope(SecureNet *s, const LayerNet *l, Wire a, size_t heads, Width to)
 {
+    if (l->plan->rope_f == 0) return wire_to(s->e, a, to.n, to.f);
     Turn t = {l->rope, s->past, heads, s->config.head_dim};
     return wire_to(s->e, wire_map(s->e, a, a.at, l->plan->rope_f, turn_row, &t), to.n, to.f);
 }
@@ -100,19 +104,6 @@ static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, 
     return OK;
 }
 
-typedef struct Reciprocal { Looked *one; Looked2 *two; } Reciprocal;
-
-static Reciprocal reciprocal_select(SecureNet *s, const LayerNet *l, const Opened *index)
-{
-    if (l->sum_fine) return (Reciprocal){NULL, lookup2_select(s->e, index, l->sum_coarse, l->sum_fine)};
-    return (Reciprocal){lookup_select(s->e, index, l->sum_coarse), NULL};
-}
-
-static const Factor *reciprocal_factor(SecureNet *s, Reciprocal r, int ring)
-{
-    return r.one ? looked_factor(s->e, r.one, (unsigned)ring) : looked2_factor(s->e, r.two, (unsigned)ring);
-}
-
 /* Opened queries against the cache: the normalised mixture of values. 6 exchanges, lean 7. */
 static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q, Wire *out)
 {
@@ -126,13 +117,13 @@ static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q
     GUARD(weights(s, l, q, &w, &sums));
     Opened *index = wire_open(e, wire_to(e, sums, p->sum_coarse.t, p->sum_coarse.f));
     GUARD(engine_exchange(e, "attention: weights; sum index"));
-    Reciprocal look = reciprocal_select(s, l, index);
+    Inverse look = inverse_select(e, index, l->sum_coarse, l->sum_fine);
     Wire mixed = wire_to(e, attend_values(e, w, l->values, heads, dim, p->exp.n), p->mix.n, p->mix.f);
     const Factor *inverse = NULL;
     Opened *mo, *io = NULL;
     if (s->plan->prefer == PREFER_BYTES) {
         GUARD(engine_exchange(e, "attention: 1/sum columns"));
-        Wire i = factor_mul(e, reciprocal_factor(s, look, r->sum_times), NULL, 1, (unsigned)r->sum_times);
+        Wire i = factor_mul(e, inverse_factor(e, look, (unsigned)r->sum_times), NULL, 1, (unsigned)r->sum_times);
         io = wire_open(e, wire_to(e, i, p->sum_inverse.n, p->sum_inverse.f));
         mo = wire_open(e, mixed);
         GUARD(engine_exchange(e, "attention: mixed; 1/sum"));
@@ -140,7 +131,7 @@ static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q
     } else {
         mo = wire_open(e, mixed);
         GUARD(engine_exchange(e, "attention: mixed; 1/sum columns"));
-        inverse = reciprocal_factor(s, look, r->mix_times);
+        inverse = inverse_factor(e, look, times);
     }
     *out = wire_to(e, factor_mul(e, opened_factor(e, mo, times), inverse, dim, times), p->attention.n, p->attention.f);
     return OK;
@@ -148,7 +139,7 @@ static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q
 
 // ---- output and down projection --------------------------------------------------------------------------------------
 
-typedef struct OutNet { const PublicMatrix *w; const Pinned *a, *b; const OutRings *rings; Width low_rank; const char *name; } OutNet;
+typedef struct OutNet { MatrixKind kind; const PublicMatrix *w; const Pinned *a, *b; const OutRings *rings; Width low_rank; const char *name; } OutNet;
 
 /* x := x + W in (+ B A in). One exchange, in which C sends both of its messages, or none where nothing is private. */
 static CHECKED Result project(SecureNet *s, const LayerNet *l, const OutNet *o, Wire in, Wire *x)
@@ -160,7 +151,9 @@ static CHECKED Result project(SecureNet *s, const LayerNet *l, const OutNet *o, 
         Pinning *sent = pinned_send(e, wire_narrow(in, (unsigned)o->rings->pinned_a), o->a);
         if (o->b) sent = pinned_send_after(e, sent, o->low_rank.n, o->low_rank.f, o->b);
         GUARD(engine_exchange(e, o->name));
-        *x = wire_add(e, *x, wire_to(e, pinned_take(e, sent), res.n, res.f));
+        Wire y = pinned_take(e, sent);
+        if (s->plan->private_part == PRIVATE_LAYERS) y = bias_add(e, l, o->kind, y);
+        *x = wire_add(e, *x, wire_to(e, y, res.n, res.f));
     }
     if (s->plan->private_part == PRIVATE_LAYERS) return OK;
     Wire y = wire_linear(e, wire_narrow(in, (unsigned)o->rings->public), o->w);
@@ -221,7 +214,7 @@ static CHECKED Result layer_attention(SecureNet *s, LayerNet *l, Wire *x, bool e
         GUARD(engine_exchange(e, "attention: output, to lift it"));
         o = factor_mul(e, opened_factor(e, oo, (unsigned)l->rings.out.lift), NULL, 1, (unsigned)l->rings.out.lift);
     }
-    OutNet out = {&l->out, l->out_a, l->out_b, &l->rings.out, p->low_rank_out, "attention: output to the server"};
+    OutNet out = {MAT_O, &l->out, l->out_a, l->out_b, &l->rings.out, p->low_rank_out, "attention: output to the server"};
     return project(s, l, &out, o, x);
 }
 
@@ -232,16 +225,23 @@ static CHECKED Result layer_ffn(SecureNet *s, LayerNet *l, Wire *x)
     Wire y[GROUP_MOST];
     engine_turn(e, &x, 1);
     GUARD(norm_matrices(s, l, FFN, *x, y));
-    engine_turn(e, (Wire *const[]){x, &y[0], &y[1]}, 3);
-    Opened *index = wire_open(e, wire_to(e, y[0], p->silu.t, p->silu.f));
-    Opened *up = wire_open(e, wire_to(e, y[1], p->up.n, p->up.f));
-    GUARD(engine_exchange(e, "ffn: SiLU index; up"));
+    bool gelu = s->config.arch == ARCH_GPT2;
+    engine_turn(e, (Wire *const[]){x, &y[0], &y[1]}, gelu ? 2 : 3);
+    Opened *index = wire_open(e, wire_to(e, y[0], p->silu.t, p->silu.f)), *up = NULL;
+    if (!gelu) up = wire_open(e, wire_to(e, y[1], p->up.n, p->up.f));
+    GUARD(engine_exchange(e, gelu ? "ffn: GELU index" : "ffn: SiLU index; up"));
     Looked *look = lookup_select(e, index, l->silu);
-    GUARD(engine_exchange(e, "ffn: SiLU columns"));
-    unsigned ring = p->hidden.n;
-    Wire h = factor_mul(e, opened_factor(e, up, ring), looked_factor(e, look, ring), 1, ring);
+    GUARD(engine_exchange(e, gelu ? "ffn: GELU columns" : "ffn: SiLU columns"));
+    Wire h;
+    if (gelu) {
+        unsigned ring = (unsigned)l->rings.gelu_times;
+        h = wire_to(e, factor_mul(e, looked_factor(e, look, ring), NULL, 1, ring), p->hidden.n, p->hidden.f);
+    } else {
+        unsigned ring = p->hidden.n;
+        h = factor_mul(e, opened_factor(e, up, ring), looked_factor(e, look, ring), 1, ring);
+    }
     engine_turn(e, (Wire *const[]){x, &h}, 2);
-    OutNet out = {&l->down, l->down_a, l->down_b, &l->rings.down, p->low_rank_down, "ffn: hidden to the server"};
+    OutNet out = {MAT_DOWN, &l->down, l->down_a, l->down_b, &l->rings.down, p->low_rank_down, "ffn: hidden to the server"};
     return project(s, l, &out, h, x);
 }
 

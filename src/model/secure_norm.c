@@ -1,9 +1,9 @@
 /* secure_norm.c - a norm and the matrices behind it, on shares: the first exchanges of either half of a layer.
  *
  * Fold (3 exchanges): y = W x + B z is opened, and 1/rms, still a lookup, multiplies it. Lean (5): 1/rms is opened as a wire
- * and x / rms meets the matrices, opened and lifted in between; the private matrices of the FFN half take it unlifted.
- * Private attention matrices need the ring for RoPE, so they spend an exchange on the lift (6 in all), and win it back at
- * the attention output (secure_layer.c). */
+ * and x / rms meets the matrices, opened and lifted in between; private matrices that need no ring for RoPE take it unlifted.
+ * Private attention matrices of a Llama spend an exchange on the lift (6 in all), and win it back at the attention output
+ * (secure_layer.c). */
 #include <stdio.h>
 #include "model/secure_parts.h"
 
@@ -38,6 +38,27 @@ Result norm_fused(SecureNet *s, Wire *out, Wire x, const Layout *rows, Width ope
     return OK;
 }
 
+Inverse inverse_select(Engine *e, const Opened *index, const Table *coarse, const Table *fine)
+{
+    if (fine) return (Inverse){NULL, lookup2_select(e, index, coarse, fine)};
+    return (Inverse){lookup_select(e, index, coarse), NULL};
+}
+
+const Factor *inverse_factor(Engine *e, Inverse i, unsigned ring)
+{
+    return i.one ? looked_factor(e, i.one, ring) : looked2_factor(e, i.two, ring);
+}
+
+Wire bias_add(Engine *e, const LayerNet *l, MatrixKind kind, Wire a)
+{
+    const double *bias = l->bias[kind];
+    if (!bias) return a;
+    size_t columns = a.at->begin[1];
+    uint64_t *words = arena_new(engine_arena(e), uint64_t, columns);
+    for (size_t i = 0; i < columns; i++) words[i] = ring_from_real(bias[i], a.f);
+    return wire_add_server(e, a, words);
+}
+
 typedef struct Half {                          // what the code below needs of one half
     SecureNet *s;
     const LayerPlan *plan;
@@ -56,7 +77,7 @@ static Half half_of(SecureNet *s, const LayerNet *l, int half)
     Half h = {.s = s, .plan = l->plan, .norm = half == ATTN ? &l->plan->attn : &l->plan->ffn, .net = &l->norm[half],
               .rings = &l->rings.norm[half], .private = s->plan->private_part == PRIVATE_LAYERS};
     h.name = half == ATTN ? "attention" : "ffn";
-    h.count = group_kinds(half, h.kind);
+    h.count = group_kinds(s->plan->arch, half, h.kind);
     for (unsigned k = 0; k < h.count; k++) h.outputs[k] = matrix_rows(&s->config, h.kind[k]);
     return h;
 }
@@ -124,8 +145,9 @@ static CHECKED Result half_fold(const Half *h, Wire x, Wire out[GROUP_MOST])
     GUARD(half_exchange(h, h->private ? "1/rms columns" : "1/rms columns; y"));
     const Factor *inverse = looked_factor(e, look, (unsigned)r->times);
     for (unsigned k = 0; k < h->count; k++) {
-        unsigned ring = (unsigned)(r->room[k] + r->inverse_f) + n->product.f;
-        out[k] = factor_mul(e, opened_factor(e, y[k], ring), inverse, h->outputs[k], ring);
+        unsigned ring = (unsigned)(r->room[k] + r->extra[k] + r->inverse_f) + n->product.f;
+        Wire z = factor_mul(e, opened_factor(e, y[k], ring), inverse, h->outputs[k], ring);
+        out[k] = wire_label(z, z.f + (unsigned)r->extra[k]);
     }
     return OK;
 }
@@ -161,9 +183,11 @@ static CHECKED Result half_lean(const Half *h, Wire x, Wire out[GROUP_MOST])
     Opened *index = norm_index_open(h->s, xo, h->plan->residual.f, &n->rsqrt, n->sum, (unsigned)r->times, NULL);
     if (!h->private && h->net->a) zo = wire_open(e, wire_to(e, pinned_open(e, xo, h->net->a), n->low_rank.n, n->low_rank.f));
     GUARD(half_exchange(h, zo ? "mean square index; z" : "mean square index"));
-    Looked *look = lookup_select(e, index, h->net->rsqrt);
+    Inverse look = inverse_select(e, index, h->net->rsqrt, h->net->rsqrt_fine);
     GUARD(half_exchange(h, "1/rms columns"));
-    Opened *inverse = wire_open(e, factor_mul(e, looked_factor(e, look, n->inverse.n), NULL, 1, n->inverse.n));
+    unsigned ring = (unsigned)r->inverse_times;
+    Wire i = factor_mul(e, inverse_factor(e, look, ring), NULL, 1, ring);
+    Opened *inverse = wire_open(e, wire_to(e, i, n->inverse.n, n->inverse.f));
     GUARD(half_exchange(h, "1/rms"));
     Wire normed;
     Pinning *low_rank[GROUP_MOST] = {NULL};
@@ -175,13 +199,17 @@ static CHECKED Result half_lean(const Half *h, Wire x, Wire out[GROUP_MOST])
     Pinning *sent = pinned_send(e, normed, h->net->a);
     GUARD(half_exchange(h, "x / rms to the server"));
     Wire stacked = pinned_take(e, sent);
-    for (unsigned k = 0; k < h->count; k++)
-        out[k] = wire_to(e, stacked_part(h, stacked, k, 0), (unsigned)r->room[k] + n->product.f, n->product.f);
+    for (unsigned k = 0; k < h->count; k++) {
+        Wire y = stacked_part(h, stacked, k, 0);
+        out[k] = wire_to(e, wire_label(y, y.f + (unsigned)r->extra[k]), (unsigned)r->room[k] + n->product.f, n->product.f);
+    }
     return OK;
 }
 
 Result norm_matrices(SecureNet *s, const LayerNet *l, int half, Wire x, Wire out[GROUP_MOST])
 {
     Half h = half_of(s, l, half);
-    return s->plan->prefer == PREFER_BYTES ? half_lean(&h, x, out) : half_fold(&h, x, out);
+    GUARD(s->plan->prefer == PREFER_BYTES ? half_lean(&h, x, out) : half_fold(&h, x, out));
+    for (unsigned k = 0; k < h.count; k++) out[k] = bias_add(s->e, l, h.kind[k], out[k]);
+    return OK;
 }

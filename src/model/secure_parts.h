@@ -10,15 +10,17 @@
 enum { ATTN, FFN, HALVES };                    // the halves of a layer, each behind a norm of its own
 enum { GROUP_MOST = 3 };                       // matrices behind one norm
 
-/* The matrices behind the norm of a half: queries, keys, values; gate, up. Returns their number. */
-unsigned group_kinds(int half, MatrixKind out[GROUP_MOST]);
+/* The matrices behind the norm of a half: queries, keys, values; gate and, in a Llama, up. Returns their number. */
+unsigned group_kinds(Arch arch, int half, MatrixKind out[GROUP_MOST]);
 
 // ---- rings (plan_rings.c) --------------------------------------------------------------------------------------------
 
 /* Signed, because a plan read from a file may ask for the impossible: plan_check wants every used one in 1..64. 0: unused. */
 typedef struct NormRings {
-    int inverse_f;                             // fraction bits of 1/rms
-    int room[GROUP_MOST], most;                // ring bits above the scale that each result needs; the largest
+    int inverse_f, inverse_times;              // fraction bits of 1/rms as it is multiplied; lean: ring of its lookup
+    int room[GROUP_MOST];                      // ring bits above the scale that each result needs
+    int extra[GROUP_MOST];                     // and those that it has before its scale is corrected (Plan.query_bits)
+    int most;                                  // the largest sum of both
     int lift;                                  // public base: x (fold) or x / rms (lean) where the matrices meet it
     int times;                                 // product with 1/rms: of the largest y (fold), of x (lean)
     int times_low_rank;                        // lean: product of z with 1/rms
@@ -36,11 +38,13 @@ typedef struct LayerRings {
     int exp_times;                             // lookup of exp
     int sum_f, sum_times;                      // fraction bits of 1/sum as it is multiplied; lean: ring of its lookup
     int mix_times;                             // product of the mixed values with 1/sum
+    int gelu_times;                            // GPT-2: lookup of GELU
     OutRings out, down;
 } LayerRings;
 
 void layer_rings(LayerRings *r, const Plan *p, uint32_t layer);
 int lookup_f(const LookupSpec *s);             // fraction bits of a rank-2 result
+int private_f(const Plan *p, uint32_t layer, MatrixKind kind);               // fraction bits of what is private of a matrix
 
 /* Index of 1/rms: the sum of squares is read as one of 2^square_bits(width) numbers, so that it is near the mean square. */
 unsigned square_bits(uint32_t width);          // ceil(log2 width)
@@ -71,9 +75,13 @@ typedef enum {
 extern const char *const pin_names[PIN_COUNT];
 typedef struct PinShape { size_t outputs, inputs; unsigned n; } PinShape;    // outputs 0: there is none
 PinShape pin_shape(const Plan *p, const ModelConfig *c, uint32_t layer, Pin pin);
+int pin_f(const Plan *p, uint32_t layer, Pin pin);            // fraction bits
 /* Its integers (outputs, inputs), at S and CLEAR. */
 CHECKED Result pin_weights(int32_t **out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, Pin pin, Arena *arena);
 Pin pin_of_b(MatrixKind kind);
+/* GPT-2: what a private matrix adds to its products (outputs), the norm's shift and the queries' scale folded in, less its mean
+ * where it writes to the residual stream. NULL where the architecture has none. */
+double *private_bias(const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena);
 /* The integers of a public matrix of a secure layer, the norm's gain and the queries' 1 / sqrt(head_dim) folded in: 16-bit
  * ones in the arena, or those of a quantised base where its file is mapped. out: its shape and fraction bits are set. */
 CHECKED Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena);
@@ -92,7 +100,7 @@ void rope_integers(int32_t *out, const ModelConfig *c, uint32_t positions, unsig
 // ---- the network -----------------------------------------------------------------------------------------------------
 
 typedef struct NormNet {
-    const Table *rsqrt;
+    const Table *rsqrt, *rsqrt_fine;           // fine: NULL where there is one level
     PublicMatrix w[GROUP_MOST];                // where public
     const Pinned *a, *b[GROUP_MOST];           // NULL where there is none
 } NormNet;
@@ -103,8 +111,9 @@ typedef struct LayerNet {
     NormNet norm[HALVES];
     PublicMatrix out, down;
     const Pinned *out_a, *out_b, *down_a, *down_b;
+    const double *bias[MAT_COUNT];             // S and CLEAR: what S adds to its share; NULL where there is none
     const Table *score_exp, *sum_coarse, *sum_fine, *silu;
-    const int32_t *rope;                       // (context, head_dim / 2, 2)
+    const int32_t *rope;                       // (context, head_dim / 2, 2); NULL without RoPE
     Cache *keys, *values;
 } LayerNet;
 
@@ -115,6 +124,7 @@ struct SecureNet {
     uint32_t past;
     LayerNet *layer;                           // (plan->layers)
     PublicMatrix head;
+    const float *head_bias;                    // C and CLEAR: (vocab), or NULL
     const Table *final_norm;
     Table **table;                             // each distinct one once
     size_t tables;
@@ -130,6 +140,13 @@ CHECKED Result norm_matrices(SecureNet *s, const LayerNet *l, int half, Wire x, 
  * that x has words for. sum: ring of the sum of squares. */
 CHECKED Result norm_fused(SecureNet *s, Wire *out, Wire x, const Layout *rows, Width opened, const Table *rsqrt, unsigned sum,
                           unsigned times);
+
+/* A lookup of 1/x in one level or in two. */
+typedef struct Inverse { Looked *one; Looked2 *two; } Inverse;
+Inverse inverse_select(Engine *e, const Opened *index, const Table *coarse, const Table *fine);
+const Factor *inverse_factor(Engine *e, Inverse i, unsigned ring);
+/* a plus the bias of a matrix, which S adds to its share. */
+Wire bias_add(Engine *e, const LayerNet *l, MatrixKind kind, Wire a);
 
 /* Calls visit for every lookup of the plan, in a fixed order. */
 void plan_lookups(const Plan *p, void (*visit)(void *ctx, const LookupSpec *s), void *ctx);

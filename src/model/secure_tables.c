@@ -6,10 +6,12 @@ void plan_lookups(const Plan *p, void (*visit)(void *ctx, const LookupSpec *s), 
     for (uint32_t l = 0; l < p->layers; l++) {
         const LayerPlan *q = &p->layer[l];
         visit(ctx, &q->attn.rsqrt);
+        if (q->attn.rsqrt.border) visit(ctx, &q->attn.rsqrt_fine);
         visit(ctx, &q->score_exp);
         visit(ctx, &q->sum_coarse);
         if (q->sum_coarse.border) visit(ctx, &q->sum_fine);
         visit(ctx, &q->ffn.rsqrt);
+        if (q->ffn.rsqrt.border) visit(ctx, &q->ffn.rsqrt_fine);
         visit(ctx, &q->silu);
     }
     visit(ctx, &p->final_norm);
@@ -39,7 +41,7 @@ static void collect(void *ctx, const LookupSpec *s)
 
 size_t tables_new(const Plan *p, Table ***out, Arena *a)
 {
-    Collect c = {arena_new(a, Table *, (size_t)p->layers * 6 + 1), 0, a};
+    Collect c = {arena_new(a, Table *, (size_t)p->layers * 8 + 1), 0, a};
     plan_lookups(p, collect, &c);
     *out = c.table;
     return c.count;

@@ -110,7 +110,7 @@ static unsigned pin_kinds(const Plan *p, Pin pin, MatrixKind out[GROUP_MOST])
 {
     MatrixKind all[GROUP_MOST] = {pin_part[pin].kind};
     unsigned count = 1, used = 0;
-    if (!pin_part[pin].b && pin_part[pin].half != HALVES) count = group_kinds(pin_part[pin].half, all);
+    if (!pin_part[pin].b && pin_part[pin].half != HALVES) count = group_kinds(p->arch, pin_part[pin].half, all);
     for (unsigned k = 0; k < count; k++)
         if (p->private_part == PRIVATE_LAYERS ? !pin_part[pin].b : p->adapted[all[k]]) out[used++] = all[k];
     return used;
@@ -134,6 +134,8 @@ PinShape pin_shape(const Plan *p, const ModelConfig *c, uint32_t layer, Pin pin)
     else s.n = (unsigned)(b ? n->pinned_b : n->pinned_a);
     return s;
 }
+
+int pin_f(const Plan *p, uint32_t layer, Pin pin) { return private_f(p, layer, pin_part[pin].kind); }
 
 static const LoraPair *pair_of(const Adapter *a, uint32_t layer, MatrixKind kind)
 {
@@ -170,20 +172,52 @@ static CHECKED Result private_round(int32_t *out, double v, unsigned f)
     return OK;
 }
 
-/* W, with the adapter merged into it. */
+/* W[i][j], with the adapter merged into it. */
+static double private_at(const Scaled *s, const LoraPair *q, size_t i, size_t j)
+{
+    double v = scaled_at(s, i, j), delta = 0;
+    if (!q) return v;
+    for (uint32_t r = 0; r < q->rank; r++) delta += (double)q->b[i * q->rank + r] * (double)q->a[r * s->cols + j];
+    return v + delta * (double)q->scale * (s->gain ? (double)s->gain[j] : 1) * s->scale;
+}
+
+/* LayerNorm takes the mean of a row out of it. What writes to the residual stream can leave it out beforehand. */
+static bool writes_centred(const ModelConfig *c, MatrixKind kind) { return c->arch == ARCH_GPT2 && (kind == MAT_O || kind == MAT_DOWN); }
+
 static CHECKED Result private_matrix(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
 {
     Scaled s = scaled_matrix(m, layer, kind);
     const LoraPair *q = pair_of(a, layer, kind);
+    unsigned f = (unsigned)private_f(p, layer - p->frozen, kind);
+    double times = ldexp(1, kind == MAT_Q ? (int)p->query_bits : 0);
+    Arena scratch;
+    arena_init(&scratch, true);
+    double *mean = arena_new(&scratch, double, s.cols);
+    for (size_t i = 0; i < s.rows && writes_centred(&m->config, kind); i++)
+        for (size_t j = 0; j < s.cols; j++) mean[j] += private_at(&s, q, i, j) / (double)s.rows;
+    Result r = OK;
+    for (size_t i = 0; i < s.rows && !failed(r); i++)
+        for (size_t j = 0; j < s.cols && !failed(r); j++) r = private_round(&out[i * s.cols + j], (private_at(&s, q, i, j) - mean[j]) * times, f);
+    arena_free(&scratch);
+    return r;
+}
+
+double *private_bias(const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena)
+{
+    const LayerWeights *w = &m->layer[layer];
+    if (!w->bias[kind]) return NULL;
+    Scaled s = scaled_matrix(m, layer, kind);
+    s.gain = NULL;                             // the norm's shift is added after its gain
+    const LoraPair *q = pair_of(a, layer, kind);
+    const float *shift = kind == MAT_O || kind == MAT_DOWN ? NULL : kind == MAT_GATE ? w->ffn_shift : w->attn_shift;
+    double *out = arena_new(arena, double, s.rows), mean = 0;
     for (size_t i = 0; i < s.rows; i++) {
-        for (size_t j = 0; j < s.cols; j++) {
-            double v = scaled_at(&s, i, j), delta = 0;
-            for (uint32_t r = 0; q && r < q->rank; r++) delta += (double)q->b[i * q->rank + r] * (double)q->a[r * s.cols + j];
-            if (q) v += delta * (double)q->scale * (s.gain ? (double)s.gain[j] : 1) * s.scale;
-            GUARD(private_round(&out[i * s.cols + j], v, p->adapter_f));
-        }
+        out[i] = (double)w->bias[kind][i] * s.scale;
+        for (size_t j = 0; shift && j < s.cols; j++) out[i] += private_at(&s, q, i, j) * (double)shift[j];
+        mean += out[i] / (double)s.rows;
     }
-    return OK;
+    for (size_t i = 0; i < s.rows && writes_centred(&m->config, kind); i++) out[i] -= mean;
+    return out;
 }
 
 static CHECKED Result private_factor_a(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
@@ -309,6 +343,18 @@ Result public_hash(const Plan *p, const Model *m, uint8_t out[HASH_BYTES])
     return r;
 }
 
+/* The biases of a layer, in steps of 2^-24. */
+static void hash_biases(Hash *h, const Model *m, const Adapter *a, uint32_t layer)
+{
+    for (MatrixKind k = 0; k < MAT_COUNT; k++) {
+        Arena arena;
+        arena_init(&arena, true);
+        const double *bias = private_bias(m, a, layer, k, &arena);
+        for (size_t i = 0; bias && i < matrix_rows(&m->config, k); i++) hash_integers(h, &(int32_t){(int32_t)lrint(ldexp(bias[i], 24))}, 1, 4);
+        arena_free(&arena);
+    }
+}
+
 Result private_commitment(const Plan *p, const Model *m, const Adapter *a, const uint8_t salt[KEY_BYTES], uint8_t out[HASH_BYTES])
 {
     Hash h;
@@ -316,6 +362,7 @@ Result private_commitment(const Plan *p, const Model *m, const Adapter *a, const
     hash_add(&h, salt, KEY_BYTES);
     Result r = OK;
     for (uint32_t l = 0; l < p->layers && !failed(r); l++) {
+        if (p->private_part == PRIVATE_LAYERS) hash_biases(&h, m, a, p->frozen + l);
         for (Pin pin = 0; pin < PIN_COUNT && !failed(r); pin++) {
             PinShape s = pin_shape(p, &m->config, l, pin);
             if (s.outputs == 0) continue;

@@ -10,6 +10,19 @@ Wire wire_add(Engine *e, Wire a, Wire b)
     return w;
 }
 
+Wire wire_add_server(Engine *e, Wire a, const uint64_t *row)
+{
+    if (!a.s.word) return a;
+    size_t columns = a.at->begin[1];
+    Share s = {words_new(e, layout_len(a.at))};
+    for (size_t r = 0; r < a.at->rows; r++) {
+        ASSERT(a.at->begin[r + 1] - a.at->begin[r] == columns);
+        ring_add(s.word + r * columns, a.s.word + r * columns, row, columns);
+    }
+    a.s = s;
+    return a;
+}
+
 Wire wire_narrow(Wire a, unsigned n)
 {
     if (n < a.n) a.n = n;
