@@ -37,7 +37,7 @@ typedef struct {
 extern const Kernels *num_kernel;              // the chosen ones
 extern const Kernels num_portable, num_avx2, num_avx512, num_amx;
 
-#define VECTORS(kernel) \
+#define KERNEL(kernel) \
     void kernel##_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len); \
     void kernel##_sub(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len); \
     void kernel##_mul(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len); \
@@ -48,8 +48,7 @@ extern const Kernels num_portable, num_avx2, num_avx512, num_amx;
     void kernel##_linear(const Linear *p, size_t begin, size_t end); \
     void kernel##_matmul(const Matmul *p, size_t begin, size_t end); \
     void kernel##_vecmat_add(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t ldb, size_t n, size_t k, unsigned bits); \
-    uint64_t kernel##_dot(const uint64_t *a, const uint64_t *b, size_t len);
-#define KERNEL(kernel) VECTORS(kernel) \
+    uint64_t kernel##_dot(const uint64_t *a, const uint64_t *b, size_t len); \
     void kernel##_select(const Selection *s, size_t count); \
     void kernel##_onehot(uint8_t *bits, uint64_t *sign, const uint64_t *point, size_t count, size_t cells, bool flip); \
     void kernel##_narrow_unpack(void *words, const uint8_t *in, size_t len, unsigned n); \
@@ -58,13 +57,12 @@ extern const Kernels num_portable, num_avx2, num_avx512, num_amx;
     void kernel##_narrow_onehot(void *words, const uint64_t *point, size_t count, size_t cells, unsigned n);
 KERNEL(portable)
 KERNEL(avx512)
-VECTORS(avx2)
+KERNEL(avx2)
 void amx_linear(const Linear *p, size_t begin, size_t end);
 void amx_matmul(const Matmul *p, size_t begin, size_t end);
 bool amx_prepare(void);                        // whether there are tiles, and the kernel lets this process use them
 void avx512_prepare(void);                     // the permutations of packing; before the first use
 void avx512_prepare_narrow(void);
 #undef KERNEL
-#undef VECTORS
 
 #endif

@@ -5,17 +5,17 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the packed form is read and written as words of the machine");
 
-/* `kernel` has the vectors, `product` the large products, `selection` the selections of a family. */
-#define TABLE(name, columns, kernel, product, selection) {#name, columns, \
+/* `product` has the large products of a family, `kernel` all else. */
+#define TABLE(name, columns, kernel, product) {#name, columns, \
     kernel##_add, kernel##_sub, kernel##_mul, kernel##_mul_add, kernel##_shift, kernel##_pack, kernel##_unpack, \
-    product##_linear, product##_matmul, kernel##_vecmat_add, kernel##_dot, selection##_select, selection##_onehot, \
-    selection##_narrow_unpack, selection##_narrow_pack, selection##_narrow_turned, selection##_narrow_onehot}
-const Kernels num_portable = TABLE(portable, 1, portable, portable, portable);
+    product##_linear, product##_matmul, kernel##_vecmat_add, kernel##_dot, kernel##_select, kernel##_onehot, \
+    kernel##_narrow_unpack, kernel##_narrow_pack, kernel##_narrow_turned, kernel##_narrow_onehot}
+const Kernels num_portable = TABLE(portable, 1, portable, portable);
 const Kernels *num_kernel = &num_portable;
 #ifdef __x86_64__
-const Kernels num_avx2 = TABLE(avx2, 8, avx2, avx2, portable);
-const Kernels num_avx512 = TABLE(avx512, 8, avx512, avx512, avx512);
-const Kernels num_amx = TABLE(amx, 32, avx512, amx, avx512);
+const Kernels num_avx2 = TABLE(avx2, 8, avx2, avx2);
+const Kernels num_avx512 = TABLE(avx512, 8, avx512, avx512);
+const Kernels num_amx = TABLE(amx, 32, avx512, amx);
 #endif
 
 #ifdef __x86_64__
@@ -32,7 +32,8 @@ void num_init(NumFamily most)
     num_kernel = &num_portable;
     if (most == NUM_BEST) most = NUM_AMX;
 #ifdef __x86_64__
-    if (most >= NUM_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) num_kernel = &num_avx2;
+    if (most >= NUM_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt"))
+        num_kernel = &num_avx2;
     if (most >= NUM_AVX512 && has_avx512()) avx512_prepare(), avx512_prepare_narrow(), num_kernel = &num_avx512;
     if (most >= NUM_AMX && num_kernel == &num_avx512 && amx_prepare()) num_kernel = &num_amx;
 #endif
