@@ -97,6 +97,22 @@ expect 0 '"scores"' "$marill" eval --model "$model" --setting clear --task "$tmp
 fields "eval --task" "$tmp/out" samples scores chrf exact_match
 expect 0 '"decode"' "$marill" plan --model "$model" --setting 3pc --net lan --json
 fields plan "$tmp/out" prefill decode exchanges_per_token bytes_per_token seconds_per_token client_to_server
+expect 0 '"wan"' "$marill" run --model "$model" --setting dealer --prompt "Once upon a time" --max-tokens 2 --net virtual --json
+fields "run --net virtual" "$tmp/out" networks loopback lan wan setup_seconds prefill_seconds decode_seconds
+expect 0 '"RTT=1ms,BW=1000Mbit"' "$marill" run --model "$model" --setting 3pc --prompt "Once upon a time" --max-tokens 2 \
+    --net virtual:RTT=1ms,BW=1000Mbit --json
+expect 2 "needs parties" "$marill" run --model "$model" --setting plain --prompt x --net virtual
+
+# a prefix that both know: the same reply in every setting
+expect 0 "$tmp/known.json" "$marill" calibrate --model "$model" --text "$tmp/text" --context 128 --known-prefix "Once upon a" --out "$tmp/known.json"
+grep -q '"known_tokens"' "$tmp/known.json" || complain "the plan names no known tokens"
+for setting in plain clear dealer 3pc; do
+    expect 0 '' "$marill" run --model "$model" --plan "$tmp/known.json" --setting $setting --prompt " time" --max-tokens 12
+    [ $setting = plain ] && cp "$tmp/out" "$tmp/known"
+    cmp -s "$tmp/out" "$tmp/known" || complain "after a known prefix, $setting says: $(cat "$tmp/out"), plain: $(cat "$tmp/known")"
+done
+expect 0 "100.00%" "$marill" eval --model "$model" --plan "$tmp/known.json" --setting clear --text "$tmp/text" --limit 20
+expect 2 "leaves no room" "$marill" calibrate --model "$model" --text "$tmp/text" --context 4 --known-prefix "Once upon a time" --out "$tmp/no.json"
 expect 0 "$tmp/merged" "$marill" export --merged "$tmp/merged" --model "$model"
 expect 0 "there was a little" "$marill" run --model "$tmp/merged" --setting plain --prompt "Once upon a time" --max-tokens 20
 

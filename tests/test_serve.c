@@ -29,20 +29,21 @@ static void generate_and_compare(Generated *g, const Bundle *b, Setting setting,
     Seen seen = {.logits = arena_new(a, float, (size_t)shape.context * shape.vocab)};
     Generation wanted = {.prompt = prompt, .prompt_len = strlen(prompt), .max_tokens = max_tokens, .token = see_token, .logits = see_logits, .ctx = &seen};
     CHECK_OK(generate(g, b, setting, c, &wanted, a));
-    CHECK(!strcmp(g->finish_reason, "stop") || g->count == max_tokens || g->count + g->receipt.prompt_tokens == shape.context);
+    CHECK(!strcmp(g->finish_reason, "stop") || g->count == max_tokens || g->count + g->receipt.prompt_tokens == shape.context - b->plan.known + 1);
     CHECK_EQUAL(g->count, seen.rows);
     CHECK(seen.text.len <= g->text.len && !memcmp(seen.text.data, g->text.data, seen.text.len));
     int32_t *ids, all[64] = {shape.bos};
-    size_t count;
+    size_t count, known = b->plan.known;
+    if (b->known_tokens) memcpy(all, b->known_tokens, known * sizeof *all);
     CHECK_OK(tokenizer_encode(b->tokenizer, prompt, strlen(prompt), &ids, &count, a));
     CHECK_EQUAL(count, g->receipt.prompt_tokens);
-    memcpy(all + 1, ids, count * sizeof *ids);
-    memcpy(all + 1 + count, g->tokens, g->count * sizeof *ids);
+    memcpy(all + known, ids, count * sizeof *ids);
+    memcpy(all + known + count, g->tokens, g->count * sizeof *ids);
     PlainState *s = plain_new(&bundle.model, &bundle.adapter, 64, a);
     float *want = arena_new(a, float, (size_t)64 * shape.vocab);
-    CHECK_OK(plain_forward(s, want, all, 1 + count + g->count));
+    CHECK_OK(plain_forward(s, want, all, known + count + g->count));
     for (size_t i = 0; i < g->count; i++) {
-        const float *w = want + (count + i) * shape.vocab;
+        const float *w = want + (known + count - 1 + i) * shape.vocab;
         float most = w[0];
         for (size_t v = 0; v < shape.vocab; v++) {
             CHECK_NEAR((double)w[v], (double)seen.logits[i * shape.vocab + v], near);
@@ -59,7 +60,7 @@ static void check_cost(const Generated *g, bool live)
 {
     Cost prefill, step;
     Receipt r = g->receipt;
-    uint32_t past = r.prompt_tokens + 1;
+    uint32_t past = r.prompt_tokens + bundle.plan.known;
     CHECK_OK(plan_cost(&prefill, &bundle.plan, &shape, 0, r.prompt_tokens, true));
     CHECK_EQUAL(prefill.exchanges, r.prefill.exchanges);
     CHECK_EQUAL(prefill.bytes.client_to_server, r.prefill.bytes.client_to_server);
@@ -117,6 +118,66 @@ TEST(three_parties)
     client_close(c);
     process_end(&provider, "fine");
     process_end(&third, "fine");
+}
+
+/* A system prompt that both know: it comes before every text, in every setting, and C computes and sends nothing for it. */
+TEST(known_prefix)
+{
+    setup();
+    Arena a;
+    arena_init(&a, false);
+    static int32_t tokens[600];
+    int32_t *prefix, unknown[8];
+    size_t count;
+    CHECK_OK(tokenizer_encode(bundle.tokenizer, "we keep", 7, &prefix, &count, &a));
+    CHECK(count > 0 && count < 8);
+    for (size_t i = 0; i < 600; i++) tokens[i] = 3 + (int32_t)(test_random() * (shape.vocab - 3));
+    PlanOptions o = {.frozen = FROZEN, .prefix = prefix, .prefix_len = (uint32_t)count};
+    Plan p, q;
+    Buffer text = {0};
+    CHECK_OK(plan_make(&p, &bundle.model, &bundle.adapter, &o, tokens, 600));
+    CHECK_EQUAL(1 + count, p.known);
+    CHECK_EQUAL(shape.bos, p.known_token[0]);
+    plan_json(&p, &text);
+    CHECK_OK(plan_parse(&q, (const char *)text.data, text.len));
+    CHECK(!memcmp(p.known_token, q.known_token, p.known * sizeof *p.known_token));
+    uint8_t hash[2][HASH_BYTES];
+    plan_hash(&p, &shape, hash[0]);
+    q.known_token[1]++;                                                               // who knows other tokens has another plan
+    plan_hash(&q, &shape, hash[1]);
+    CHECK(memcmp(hash[0], hash[1], HASH_BYTES) != 0);
+    q.known_token[1] = (int32_t)shape.vocab;
+    CHECK_FAILS(plan_check(&q, &shape), "known tokens");
+    CHECK_OK(plan_save(&p, plan_path));
+    bundle_free(&bundle);
+    CHECK_OK(bundle_load(&bundle, in_folder("model"), in_folder("adapter"), NULL, true));
+    Generated g;
+    generate_and_compare(&g, &bundle, SETTING_PLAIN, NULL, 6, &a);
+    generate_and_compare(&g, &bundle, SETTING_CLEAR, NULL, 6, &a);
+    Bundle b;
+    client_bundle(&b);
+    start_live(2);
+    Client *c = open_session(&b, SETTING_3PC);
+    for (int i = 0; i < 2; i++) {
+        generate_and_compare(&g, &b, SETTING_3PC, c, 7, &a);
+        if (!strcmp(g.finish_reason, "length")) check_cost(&g, true);
+    }
+    client_close(c);
+    memcpy(unknown, b.known_tokens, p.known * sizeof *unknown);
+    b.plan.known_token = unknown;
+    unknown[1] = 7;
+    ClientOptions other = client_options(SETTING_3PC);
+    CHECK_FAILS(client_open(&c, &b, &other), "the plan differs");
+    process_end(&provider, "the plan differs");
+    process_kill(&third);
+    make_pool(&bundle, 20);
+    start_dealer(1);
+    client_bundle(&b);
+    c = open_session(&b, SETTING_DEALER);
+    generate_and_compare(&g, &b, SETTING_DEALER, c, 4, &a);
+    if (!strcmp(g.finish_reason, "length")) check_cost(&g, false);
+    client_close(c);
+    process_end(&provider, "fine");
 }
 
 TEST(sessions_one_after_the_other)              // the provider keeps its network, and nothing else

@@ -100,6 +100,8 @@ CHECKED Result frozen_count(uint32_t *out, double frozen, uint32_t layers);   //
 CHECKED Result config_read(ModelConfig *out, const char *model_dir);
 /* A folder for the plain setting, which needs no plan: with the adapter's weights, and one known position. */
 CHECKED Result bundle_load_plain(Bundle *b, const char *model_dir, const char *adapter_dir);
+/* Positions that the plan (NULL: the folder's, if there is one) says are known come before every text in the plain setting as well. */
+CHECKED Result known_adopt(Bundle *plain, const char *model_dir, const char *adapter_dir, const char *plan);
 /* The template of marill.json, {"template": "..{}.."}, in the first of these folders that has one; "{}" otherwise. */
 CHECKED Result template_load(const char **out, const char *const *folders, size_t count, Arena *a);
 const char *template_fill(const char *form, const char *text, size_t len, size_t *out_len, Arena *a);

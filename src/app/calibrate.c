@@ -72,6 +72,23 @@ Result bundle_load_plain(Bundle *b, const char *model_dir, const char *adapter_d
     return OK;
 }
 
+Result known_adopt(Bundle *plain, const char *model_dir, const char *adapter_dir, const char *plan)
+{
+    Plan p = {0};
+    Plan *mine = &plain->plan;
+    if (!plan) plan = arena_format(&mine->arena, "%s/marill-plan.json", adapter_dir ? adapter_dir : model_dir);
+    if (!file_exists(plan)) return OK;
+    Result r = plan_load(&p, plan);
+    if (!failed(r)) r = fail_in(plan_check(&p, &plain->model.config), "%s", plan);
+    if (!failed(r) && p.known_token) {
+        int32_t *tokens = arena_new(&mine->arena, int32_t, p.known);
+        memcpy(tokens, p.known_token, p.known * sizeof *tokens);
+        mine->known = p.known, plain->known_tokens = tokens;
+    }
+    plan_free(&p);
+    return r;
+}
+
 Result frozen_count(uint32_t *out, double frozen, uint32_t layers)
 {
     double count = frozen < 1 ? floor(frozen * layers + 0.5) : frozen;
@@ -167,6 +184,9 @@ static Result plan_make_temporary(const char **out, const PlanWish *w, const Mod
     Prefer prefer = own ? own->prefer : PREFER_EXCHANGES;
     if (w->private_part >= 0) private = (Private)w->private_part;
     if (w->prefer >= 0) prefer = (Prefer)w->prefer;
+    if (own && own->known_token)
+        return fail(FAIL_USE, "the folder's plan has a known prefix, and is made for other values of --frozen, --private or --prefer: make one with"
+                              " 'marill calibrate', and name it with --plan");
     uint32_t context = own ? own->context : context_wanted(c, w->positions);
     if (own) fprintf(stderr, "marill: the folder's plan is another: calibrating on a small built-in text\n");
     else fprintf(stderr, "marill: %s has no plan: calibrating on a small built-in text\n", w->adapter ? w->adapter : w->model);
@@ -218,6 +238,8 @@ const char calibrate_usage[] =
     "  --frozen N                   layers that the client runs by itself; a fraction if below 1 (the first with factors)\n"
     "  --private layers|lora        what the provider keeps (lora with an adapter)\n"
     "  --prefer exchanges|bytes     (exchanges)\n"
+    "  --known-prefix TEXT          both parties know this text, which comes before every prompt: it costs nothing at the client\n"
+    "  --known-prefix-file FILE     the same, from a file\n"
     "  --out FILE                   (marill-plan.json of the adapter folder, or of the model folder)\n";
 
 static Result text_tokens(int32_t **ids, size_t *count, const Tokenizer *t, const char *path, const char *builtin, Arena *a)
@@ -245,18 +267,32 @@ static Result plan_from_text(Plan *out, const Bundle *b, const PlanOptions *o, c
 }
 
 typedef struct CalibrateArgs {
-    const char *model, *adapter, *text, *out;
+    const char *model, *adapter, *text, *prefix, *prefix_file, *out;
     uint64_t context;
     double frozen;
     unsigned private, prefer;
     bool private_given, frozen_given;
 } CalibrateArgs;
 
-static Result plan_options(PlanOptions *o, const Bundle *b, const CalibrateArgs *k)
+/* The known prefix, encoded by itself. */
+static Result prefix_tokens(PlanOptions *o, const Bundle *b, const CalibrateArgs *k, Arena *a)
+{
+    int32_t *ids;
+    size_t count;
+    if (!k->prefix && !k->prefix_file) return OK;
+    GUARD(text_tokens(&ids, &count, b->tokenizer, k->prefix_file, k->prefix, a));
+    if (count == 0) return fail(FAIL_USE, "the known prefix is empty");
+    if (count > b->model.config.context) return fail(FAIL_USE, "the known prefix has %zu tokens, the model room for %u", count, b->model.config.context);
+    o->prefix = ids, o->prefix_len = (uint32_t)count;
+    return OK;
+}
+
+static Result plan_options(PlanOptions *o, const Bundle *b, const CalibrateArgs *k, Arena *a)
 {
     *o = (PlanOptions){.context = (uint32_t)k->context, .prefer = (Prefer)k->prefer, .private_part = PRIVATE_LAYERS};
     if (b->has_adapter) o->frozen = b->adapter.first, o->private_part = PRIVATE_LORA;
     if (k->private_given) o->private_part = (Private)k->private;
+    GUARD(prefix_tokens(o, b, k, a));
     if (o->private_part == PRIVATE_LORA && !b->has_adapter) return fail(FAIL_USE, "--private lora needs an --adapter");
     return k->frozen_given ? frozen_count(&o->frozen, k->frozen, b->model.config.layers) : OK;
 }
@@ -270,7 +306,7 @@ static Result calibrate_run(const CalibrateArgs *k)
     arena_init(&a, false);
     const char *out = k->out ? k->out : arena_format(&a, "%s/marill-plan.json", k->adapter ? k->adapter : k->model);
     Result r = bundle_load_plain(&b, k->model, k->adapter);
-    if (!failed(r)) r = plan_options(&o, &b, k);
+    if (!failed(r)) r = plan_options(&o, &b, k, &a);
     if (!failed(r)) r = plan_from_text(&plan, &b, &o, k->text);
     if (!failed(r)) r = plan_save(&plan, out);
     if (!failed(r)) printf("%s\n", out);
@@ -291,9 +327,12 @@ Result calibrate_command(int argc, char **argv)
         OPTION("--frozen", OPT_REAL, &k.frozen, .max = 1e6),
         OPTION("--private", OPT_CHOICE, &k.private, .choices = private_names),
         OPTION("--prefer", OPT_CHOICE, &k.prefer, .choices = prefer_names),
+        OPTION("--known-prefix", OPT_TEXT, &k.prefix),
+        OPTION("--known-prefix-file", OPT_TEXT, &k.prefix_file),
         OPTION("--out", OPT_TEXT, &k.out),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
+    if (k.prefix && k.prefix_file) return fail(FAIL_USE, "--known-prefix and --known-prefix-file say the same: give one");
     k.private_given = option_given(options, "--private"), k.frozen_given = option_given(options, "--frozen");
     threads_start(0);
     return calibrate_run(&k);

@@ -267,6 +267,9 @@ static Result eval_work(Eval *e, const PlanWish *wish)
     GUARD(parties_start(p));
     GUARD(plain ? bundle_load_plain(&e->bundle, k->model, k->adapter) : bundle_load(&e->bundle, k->model, k->adapter, p->plan, true));
     GUARD(bundle_load_plain(&e->plain, k->model, k->adapter));
+    const char *plan = plain ? k->plan : p->plan;
+    GUARD(known_adopt(&e->plain, k->model, k->adapter, plan));
+    if (plain) GUARD(known_adopt(&e->bundle, k->model, k->adapter, plan));
     if (!has_sessions(e)) GUARD(parties_open(p, &e->bundle, 0));
     return k->task ? task_eval(e) : text_eval(e);
 }

@@ -202,7 +202,10 @@ static Result run_open(Run *run)
 {
     const RunArgs *k = run->k;
     Parties *p = &run->parties;
-    if (p->setting == SETTING_PLAIN) return bundle_load_plain(&run->bundle, k->model, k->adapter);
+    if (p->setting == SETTING_PLAIN) {
+        GUARD(bundle_load_plain(&run->bundle, k->model, k->adapter));
+        return known_adopt(&run->bundle, k->model, k->adapter, k->plan);
+    }
     GUARD(plan_settle(&p->plan, &run->wish));
     GUARD(parties_start(p));
     GUARD(bundle_load(&run->bundle, k->model, k->adapter, p->plan, p->setting == SETTING_CLEAR));

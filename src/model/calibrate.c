@@ -176,7 +176,7 @@ static CHECKED Result run_text(Watcher *w, const int32_t *tokens, size_t count, 
     plain_watch(s, &(Watch){see, w});
     for (size_t at = 0; at < count;) {
         size_t n = 0;
-        if (known) window[n++] = c->bos;
+        for (; n < known; n++) window[n] = w->p->known_token ? w->p->known_token[n] : c->bos;
         while (n < context && at < count) {
             if (tokens[at] != c->bos || !known) window[n++] = tokens[at];
             at++;
@@ -235,6 +235,19 @@ static void biases_note(Watcher *w, Arena *arena)
     }
 }
 
+static CHECKED Result known_note(Plan *p, const PlanOptions *o, const ModelConfig *c)
+{
+    p->known = c->bos >= 0 && p->context > 1;
+    if (o->prefix_len == 0) return OK;
+    if (p->context - p->known <= o->prefix_len)
+        return fail(FAIL_USE, "a known prefix of %u tokens leaves no room in a context of %u", o->prefix_len, p->context);
+    p->known_token = arena_new(&p->arena, int32_t, p->known + o->prefix_len);
+    if (p->known) p->known_token[0] = c->bos;
+    memcpy(p->known_token + p->known, o->prefix, o->prefix_len * sizeof *o->prefix);
+    p->known += o->prefix_len;
+    return OK;
+}
+
 static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const int32_t *tokens, size_t count)
 {
     const ModelConfig *c = &m->config;
@@ -242,7 +255,6 @@ static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const
     if (p->frozen >= c->layers) return fail(FAIL_USE, "%u frozen layers of %u leave none to run securely", p->frozen, c->layers);
     if (count < LEAST_TOKENS) return fail(FAIL_USE, "%zu tokens are too little text to calibrate on", count);
     p->layers = c->layers - p->frozen;
-    p->known = c->bos >= 0 && p->context > 1;
     p->query_bits = p->private_part == PRIVATE_LAYERS ? square_bits(c->head_dim) / 2 : 0;
     p->layer = arena_new(&p->arena, LayerPlan, p->layers);
     GUARD(adapter_note(p, a, c));
@@ -265,5 +277,6 @@ Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions 
     *out = (Plan){.context = context, .frozen = o->frozen, .prefer = o->prefer, .private_part = o->private_part,
                   .weight_bits = m->quantised ? 8 : 16};
     arena_init(&out->arena, false);
+    GUARD(known_note(out, o, &m->config));
     return calibrate(out, m, a, tokens, count);
 }

@@ -309,6 +309,8 @@ static void check_shape(Check *k)
     need(k, p->layers >= 1 && p->layers <= MOST_LAYERS && p->frozen < c->layers && p->layers == c->layers - p->frozen, "number of layers");
     need(k, p->context >= 1 && p->context <= MOST_CONTEXT && p->context <= c->context, "context");
     need(k, p->known < p->context, "known positions");
+    for (uint32_t i = 0; p->known_token && i < p->known && i < p->context; i++)
+        need(k, p->known_token[i] >= 0 && (uint32_t)p->known_token[i] < c->vocab, "known tokens");
     need(k, p->rank <= MOST_RANK && (p->rank > 0) == adapted && (p->private_part == PRIVATE_LORA || !adapted), "adapted matrices");
     need(k, p->query_bits == 0 || p->private_part == PRIVATE_LAYERS, "scale of the queries");
     need(k, p->adapter_f <= 24, "fraction bits of private weights");

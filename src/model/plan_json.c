@@ -161,6 +161,11 @@ void plan_json(const Plan *p, Buffer *out)
     json_put(o, "format", json_of_text(format_name));
     for (uint32_t l = 0; l < p->layers; l++) json_add(layers, struct_json(layer_fields, &p->layer[l]));
     json_put(o, "layers", layers);
+    if (p->known_token) {
+        Json *known = json_new_array();
+        for (uint32_t i = 0; i < p->known; i++) json_add(known, json_of_int(p->known_token[i]));
+        json_put(o, "known_tokens", known);
+    }
     json_print(out, o, 1, 17);
     buffer_u8(out, '\n');
     json_free(o);
@@ -239,10 +244,22 @@ static CHECKED Result struct_read(const Field *fields, void *out, const Json *o,
     }
     if (json_count(o) == count + extra) return OK;
     for (JsonEach e = {0}; json_each(o, &e);)
-        if (!field_find(fields, e.key) && !(extra && (!strcmp(e.key, "format") || !strcmp(e.key, "layers")))) {
+        if (!field_find(fields, e.key) && !(extra && (!strcmp(e.key, "format") || !strcmp(e.key, "layers") || !strcmp(e.key, "known_tokens")))) {
             return fail(FAIL_DATA, "unknown field '%s'", e.key);
         }
     return fail(FAIL_DATA, "a field is missing");
+}
+
+static CHECKED Result known_read(Plan *out, const Json *list)
+{
+    if (json_kind(list) != KIND_ARRAY || json_count(list) != out->known) return fail(FAIL_DATA, "known_tokens is not a list of %u tokens", out->known);
+    out->known_token = arena_new(&out->arena, int32_t, out->known);
+    for (uint32_t i = 0; i < out->known; i++) {
+        int64_t id;
+        GUARD(json_as_int(&id, json_at(list, i), "known_tokens", 0, INT32_MAX));
+        out->known_token[i] = (int32_t)id;
+    }
+    return OK;
 }
 
 static CHECKED Result plan_read(Plan *out, const Json *o)
@@ -251,7 +268,9 @@ static CHECKED Result plan_read(Plan *out, const Json *o)
     const Json *layers;
     GUARD(json_get_text(&format, o, "format"));
     if (strcmp(format, format_name) != 0) return fail(FAIL_DATA, "format is '%s', not '%s'", format, format_name);
-    GUARD(struct_read(plan_fields, out, o, 2));
+    const Json *known = json_find(o, "known_tokens");
+    GUARD(struct_read(plan_fields, out, o, 2 + (known != NULL)));
+    if (known) GUARD(known_read(out, known));
     GUARD(json_get_array(&layers, o, "layers", 1024));
     out->layers = (uint32_t)json_count(layers);
     out->layer = arena_new(&out->arena, LayerPlan, out->layers);

@@ -43,7 +43,7 @@ static Result clear_new(Runner *r)
     r->plain = plain_new(&b->model, NULL, b->plan.context, &r->arena);
     GUARD(secure_new(&r->net, r->engine, &r->arena, &b->model.config, &b->plan, &b->model, bundle_adapter(b)));
     GUARD(known_prefix(&r->known, b, &r->arena));
-    return b->plan.known ? clear_lower(r, &(int32_t){bundle_bos(b)}, 1) : OK;
+    return b->plan.known ? clear_lower(r, bundle_known(b), b->plan.known) : OK;
 }
 
 static Result clear_batch(Runner *r, const int32_t *tokens, size_t rows, float *logits, bool last_only)
@@ -88,7 +88,7 @@ static Result runner_new(Runner *r, const Bundle *b, Setting setting, Client *cl
     r->x = arena_new(&r->arena, float, (size_t)b->plan.context * b->model.config.width);
     if (setting == SETTING_CLEAR) return clear_new(r);
     r->plain = plain_new(&b->model, bundle_adapter(b), b->plan.context, &r->arena);
-    return b->plan.known ? plain_rows(r, &(int32_t){bundle_bos(b)}, 1) : OK;
+    return b->plan.known ? plain_rows(r, bundle_known(b), b->plan.known) : OK;
 }
 
 static void runner_free(Runner *r)

@@ -32,11 +32,6 @@ Result agreement_make(Agreement *out, const Bundle *b)
     return public_hash(&b->plan, &b->model, out->public_model);
 }
 
-int32_t bundle_bos(const Bundle *b)
-{
-    return b->plan.known ? b->model.config.bos : -1;
-}
-
 const int32_t *bundle_known(const Bundle *b)
 {
     ASSERT(b->known_tokens || b->plan.known <= 1);

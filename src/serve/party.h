@@ -29,7 +29,6 @@ bool failure_is_public(Result r);
 // ---- what is agreed --------------------------------------------------------------------------------------------------
 
 CHECKED Result agreement_make(Agreement *out, const Bundle *b);
-int32_t bundle_bos(const Bundle *b);           // the known token; -1: the plan knows none
 const int32_t *bundle_known(const Bundle *b);  // (plan.known) the known tokens
 uint32_t bundle_room(const Bundle *b);         // positions of a conversation after the known ones
 /* The seed of the input's shares: both sides put in random bytes. */

@@ -35,7 +35,7 @@ typedef struct Bundle {
     bool has_adapter;
     Plan plan;
     Tokenizer *tokenizer;
-    const int32_t *known_tokens;               // (plan.known) NULL: BOS
+    const int32_t *known_tokens;               // (plan.known) as the plan names them; NULL: BOS
     KnownPrefix *known_given;                  // benchmarks: keys and values of the known positions, which then have no tokens
 } Bundle;
 /* adapter_dir: NULL without one. plan_path: NULL takes the default place. want_adapter_weights false (a client): only the
