@@ -48,7 +48,7 @@ expect 2 "--temperature must be a number" "$marill" run --model a --setting plai
 expect 2 "unexpected argument 'x'" "$marill" run x
 expect 2 "--json takes no value" "$marill" run --json=1
 expect 2 "--net is loopback" "$marill" run --model a --setting plain --prompt x --net RTT=40
-expect 2 "gpt2-small" "$marill" plan --shape gpt2-small --setting 3pc
+expect 0 "layers are secure" "$marill" plan --shape gpt2-small --setting 3pc
 expect 2 "--net is loopback" "$marill" plan --model a --setting 3pc --net moon
 expect 2 "64 hex digits" "$marill" serve --model a --key b --client zz
 expect 2 "HOST:PORT" "$marill" third --listen 7100
