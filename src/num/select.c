@@ -60,7 +60,7 @@ void portable_onehot(uint8_t *bits, uint64_t *sign, const uint64_t *point, size_
             v ^= hit & -(uint64_t)flip;
             memcpy(bits, &v, size);
         }
-        sign[i] = (uint64_t)(held != 0) * 2 - 1;
+        sign[i] = sign_of(is_nonzero(held));
     }
 }
 

@@ -25,6 +25,10 @@ static inline uint64_t bits_turned(const uint8_t *bits, size_t cells, size_t tur
     return ring_low(v >> turn | v << (cells - turn), (unsigned)cells);
 }
 
+/* A bit as 1 or -1, and whether a word is zero: by arithmetic, since compilers make branches of comparisons. */
+static inline uint64_t sign_of(uint64_t bit) { return 2 * bit - 1; }
+static inline uint64_t is_nonzero(uint64_t v) { return (v | (0 - v)) >> 63; }
+
 /* Where the words of column j begin in a row. */
 static inline size_t column_start(const SelectTable *t, unsigned j) { return j ? t->cells * t->bytes[0] : 0; }
 static inline size_t row_size(const SelectTable *t) { return t->cells * (t->bytes[0] + (t->columns > 1 ? t->bytes[1] : 0)); }

@@ -133,7 +133,7 @@ AVX512 static void onehot_short(uint8_t *bits, uint64_t *sign, const uint64_t *p
         __mmask8 there = _mm512_cmpeq_epi64_mask(_mm512_srli_epi64(at, 6), word);
         __m512i hit = _mm512_maskz_sllv_epi64(there, one, _mm512_and_si512(at, low));
         unsigned held = _mm512_test_epi64_mask(v, hit);
-        for (size_t k = 0; k < now; k++) sign[i + k] = (uint64_t)((held >> k * words & ((1u << words) - 1)) != 0) * 2 - 1;
+        for (size_t k = 0; k < now; k++) sign[i + k] = sign_of(is_nonzero(held >> k * words & ((1u << words) - 1)));
         if (flip && whole == 0xFF) _mm512_storeu_si512(bits, _mm512_xor_si512(v, hit));
         else if (flip) _mm512_mask_storeu_epi64(bits, whole, _mm512_xor_si512(v, hit));
         bits += 64;
@@ -154,7 +154,7 @@ AVX512 void avx512_onehot(uint8_t *bits, uint64_t *sign, const uint64_t *point, 
             held |= _mm512_test_epi64_mask(v, hit);
             if (flip) _mm512_storeu_si512(bits, _mm512_xor_si512(v, hit));
         }
-        sign[i] = (uint64_t)(held != 0) * 2 - 1;
+        sign[i] = sign_of(is_nonzero(held));
     }
 }
 #endif
