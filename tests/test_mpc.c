@@ -162,6 +162,54 @@ TEST(split_lookups)
     parties_end(party);
 }
 
+/* Tensors of many blocks: several rows of them, or one. */
+typedef struct Wide { size_t rows, columns; } Wide;
+
+static void wide(Party *p)
+{
+    const Wide *w = p->ctx;
+    Engine *e = p->engine;
+    enum { OUTPUTS = 16 };
+    int32_t *weight = arena_new(&p->session, int32_t, OUTPUTS * w->columns);
+    for (size_t i = 0; i < OUTPUTS * w->columns; i++) weight[i] = (int32_t)hash_real(i, 500);
+    Pinned *pin = pinned_new(e, &p->session, "wide", OUTPUTS, w->columns, 50, 8, weight);
+    party_pin(p, pin);
+    Table *t = table_new(&silu, &p->session);
+    party_begin(p, w->rows, 0);
+    Wire a = input(p, w->columns, 19, 10, a60), b = input(p, w->columns, 21, 10, b60), one = input(p, 1, 21, 10, b60);
+    Opened *ao = wire_open(e, a), *bo = wire_open(e, b), *oo = wire_open(e, one), *index = wire_open(e, input(p, w->columns, 14, 9, gate));
+    Pinning *sent = pinned_send(e, input(p, w->columns, 50, 10, a60), pin);
+    CHECK_OK(engine_exchange(e, "open"));
+    party_record(p, pinned_take(e, sent));
+    party_record(p, factor_mul(e, opened_factor(e, ao, 50), opened_factor(e, bo, 50), 1, 50));
+    party_record(p, factor_mul(e, opened_factor(e, ao, 50), opened_factor(e, oo, 50), w->columns, 50));
+    party_record(p, opened_sumsq(e, bo, 48, 64));
+    Looked *l = lookup_select(e, index, t);
+    CHECK_OK(engine_exchange(e, "columns"));
+    Wire h = factor_mul(e, opened_factor(e, ao, 60), looked_factor(e, l, 60), 1, 60);
+    engine_turn(e, (Wire *const[]){&h}, 1);
+    party_record(p, wire_columns(e, wire_to(e, h, 50, 20), 3, w->columns - 3));
+    CHECK_OK(engine_end(e));
+}
+
+TEST(threads_do_not_matter)
+{
+    static const Wide shapes[] = {{9, 2500}, {1, 20001}};
+    Party alone[2][5], party[5];
+    for (int k = 0; k < 2; k++) parties_run(alone[k], wide, (void *)&shapes[k]);
+    threads_start(3);
+    for (int k = 0; k < 2; k++) {
+        parties_run(party, wide, (void *)&shapes[k]);
+        parties_compare(party);
+        for (size_t r = 0; r < party[ROLE_CLEAR].records; r++) {
+            const Record *x = &alone[k][ROLE_CLEAR].record[r], *y = &party[ROLE_CLEAR].record[r];
+            CHECK_EQUAL(x->len, y->len);
+            for (size_t i = 0; i < x->len; i++) CHECK(ring_low(x->c[i], x->n) == ring_low(y->c[i], y->n) && ring_low(x->s[i], x->n) == ring_low(y->s[i], y->n));
+        }
+        parties_end(party), parties_end(alone[k]);
+    }
+}
+
 /* A word made alone, as CLEAR does, and the same word of a row made by vector code. */
 TEST(table_rows_hold_the_words_of_the_specification)
 {
