@@ -229,6 +229,8 @@ static void linear_check(void)
         for (size_t b = 0; b < sizeof ns / sizeof *ns; b++)
             for (size_t rows = 1; rows <= 8; rows += rows < 4 ? 1 : 3) linear_case(rows, ns[b], ks[a], (a + b) % 3 == 0, bits_next());
     for (unsigned bits = 1; bits <= 64; bits++) linear_case(1 + bits % 40, 9, 70, bits % 2 == 0, bits);
+    for (unsigned bits = 1; bits <= 64; bits++)                    // whole tiles, with and without a rest
+        linear_case(1 + bits % 20, 31 + bits % 35, 64 * (1 + bits % 3), bits % 2 == 0, bits);
     linear_case(4, 8, 2048, true, 64);
     linear_case(1, 4, 9000, true, 61);
     linear_case(70, 3, 4100, true, 64);            // more rows and more of k than are taken at once
@@ -238,10 +240,11 @@ static void linear_check(void)
 FAMILIES(linear, linear_check)
 TEST(linear_threaded) { num_init(NUM_BEST); threads_start(3); linear_case(9, 301, 770, false, 64); linear_case(64, 67, 1000, true, 47); }
 
-static void matmul_case(size_t rows, size_t n, size_t k, unsigned bits)
+static void matmul_case(size_t rows, size_t n, size_t k, unsigned bits, bool most)
 {
     size_t lda = k + 3, ldb = k + 1, ldo = n + 2;
     uint64_t *a = words(rows * lda), *b = words(n * ldb), *out = words(rows * ldo), *old = copy(out, rows * ldo * 8);
+    if (most) memset(a, 0xFF, rows * lda * 8), memset(b, 0xFF, n * ldb * 8);
     for (int accumulate = 0; accumulate < 2; accumulate++) {
         memcpy(old, out, rows * ldo * 8);
         ring_matmul(out, ldo, a, lda, b, ldb, rows, n, k, bits, accumulate);
@@ -258,15 +261,16 @@ static void matmul_case(size_t rows, size_t n, size_t k, unsigned bits)
 static void matmul_check(void)
 {
     for (size_t t = 0; t < LENGTHS_COUNT; t++)
-        for (size_t rows = 1; rows <= 9; rows++) matmul_case(rows, 1 + (t * 7 + rows) % 20, LENGTHS[t], bits_next());
-    for (unsigned bits = 1; bits <= 64; bits++) matmul_case(1 + bits % 40, 9, 70, bits);
-    matmul_case(33, 65, 100, 64);
-    matmul_case(130, 33, 1100, 52);            // more rows and more of k than are taken at once
-    matmul_case(130, 33, 1100, 64);
+        for (size_t rows = 1; rows <= 9; rows++) matmul_case(rows, 1 + (t * 7 + rows) % 20, LENGTHS[t], bits_next(), false);
+    for (unsigned bits = 1; bits <= 64; bits++) matmul_case(1 + bits % 40, 9, 70, bits, false);
+    for (unsigned bits = 1; bits <= 64; bits++) matmul_case(48, 40, 128, bits, bits % 2 == 0);
+    matmul_case(33, 65, 100, 64, false);
+    matmul_case(130, 33, 1100, 52, true);            // more rows and more of k than are taken at once
+    matmul_case(130, 33, 1100, 64, true);
 }
 
 FAMILIES(matmul, matmul_check)
-TEST(matmul_threaded) { num_init(NUM_BEST); threads_start(3); matmul_case(64, 203, 400, 50); matmul_case(64, 203, 400, 64); }
+TEST(matmul_threaded) { num_init(NUM_BEST); threads_start(3); matmul_case(64, 203, 400, 50, false); matmul_case(64, 203, 400, 64, true); }
 
 static void vecmat_check(void)
 {

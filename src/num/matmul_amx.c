@@ -210,10 +210,12 @@ AMX static void matmul_block(const Matmul *p, size_t begin, size_t end, const Li
     wipe(sum, OUTPUTS * l->columns * sizeof *sum);
 }
 
-/* Whole tiles of rows here; the rest is for vectors. */
+/* Whole tiles of rows here; the rest is for vectors, and so are few rows where six or seven limbs compete with one product
+ * of 52 bits: splitting B takes about as long as 16 rows. */
 AMX void amx_matmul(const Matmul *p, size_t begin, size_t end)
 {
-    size_t whole = p->k >= STEP ? p->rows / TILE * TILE : 0;
+    size_t whole = p->rows / TILE * TILE, least = p->bits > 40 && p->bits <= 52 ? 2 * TILE : TILE;
+    if (p->k < STEP || whole < least) whole = 0;
     if (whole) {
         _Alignas(64) uint8_t space[LIMBS_SIZE];
         unsigned count = (p->bits + 7) / 8;
