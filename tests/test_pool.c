@@ -1,4 +1,6 @@
 /* test_pool.c - pools: what is written is read, and whatever was touched is refused by a line that names the segment. */
+#include <sys/resource.h>
+
 #include "tapes.h"
 
 static const uint8_t seed[32] = {1, 2, 3};
@@ -110,6 +112,37 @@ TEST(pool_abandoned_leaves_nothing)
     CHECK_FAILS(pool_create(&w, path, header, sizeof header, (uint64_t[1]){(uint64_t)1 << 50}, 1), "no room");
     *strrchr(path, '/') = 0;
     CHECK(rmdir(path) == 0);                                           // it is empty
+}
+
+TEST(pool_that_cannot_be_written_says_so)       // the disk fails under the writer's thread
+{
+    char *path = path_of("pool");
+    static uint8_t data[PIECE];
+    Identity third;
+    PoolWriter *w;
+    struct rlimit limit = {100000, RLIM_INFINITY};
+    identity_generate(&third);
+    for (int many = 0; many < 2; many++) {
+        uint64_t pieces = many ? 200 : 3, size = pieces * PIECE, sent = 0;
+        CHECK_OK(pool_create(&w, path, header, sizeof header, &size, 1));
+        signal(SIGXFSZ, SIG_IGN);
+        CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+        pool_begin(w, 1, &seed);
+        Result r = OK;
+        while (sent < pieces && !failed(r)) r = pool_append(w, 0, data, PIECE), sent++;
+        if (many) {
+            CHECK_FAILS(r, "File too large");
+            CHECK(sent < pieces);                                      // it is heard of while there is more to deal
+            pool_abandon(w);
+        } else {
+            CHECK_OK(r);                                               // or at the end
+            CHECK_FAILS(pool_finish(w, &third), "File too large");
+        }
+        CHECK(setrlimit(RLIMIT_FSIZE, &(struct rlimit){RLIM_INFINITY, RLIM_INFINITY}) == 0);
+    }
+    identity_free(&third);
+    *strrchr(path, '/') = 0;
+    CHECK(rmdir(path) == 0);
 }
 
 TEST(pool_of_another_third_is_refused)

@@ -13,11 +13,17 @@
  * (H, segment, piece): a keyed hash that is chained to the header. The signature covers all tags, so opening a pool checks it
  * without reading gigabytes, and a piece is checked in full when it is used; nothing of it is given out before.
  *
+ * Dealing keeps a core busy, and so does sealing and copying to the disk's cache: a thread of the writer's own does these, a few pieces behind. It is
+ * outside of base's pool of threads, as it waits for a disk.
+ *
  * Reading is pread and not mmap: a file that is cut while it is mapped ends the process with SIGBUS, whatever was checked before, and
  * every byte passes through AES on its way to secret memory anyhow, 64 KB at a time, which stay in the cache. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -31,6 +37,7 @@ enum {
     PREFIX = 32, SIGNATURE = 64, BOUND = HASH_BYTES + 16,
     PIECE = 64 << 10,
     WRITE_BACK = 8 << 20,                      // the disk is told to begin after so many bytes, while more are dealt
+    SLOTS = 32,                                // pieces between dealing and the disk
     AHEAD = 4 * PIECE                          // and to read so many before they are asked for
 };
 
@@ -86,12 +93,28 @@ typedef struct Row {                           // a segment that is being writte
     Buffer plain;
 } Row;
 
+typedef struct Slot {                          // a piece on its way
+    uint64_t segment, piece, at, tag;
+    size_t len;
+    uint8_t key[KEY_BYTES], plain[PIECE];
+} Slot;
+
 struct PoolWriter {
     char *path, *temporary;
     int fd;
+    pthread_t thread;                          // seals and writes
+    pthread_mutex_t lock;
+    pthread_cond_t change;
+    Arena arena;                               // secret: the slots
+    Slot *slot;                                // (SLOTS), a ring
+    size_t first, waiting;                     // under the lock: of the ring; and the next three
+    bool running, end;
+    Failure failure;                           // what the thread met, with its text
+    char why[512];
     uint64_t segments, begun;
     uint64_t at, tag;                          // of the next segment to begin
-    uint64_t data_end, unsynced;
+    uint64_t data_end;
+    uint64_t unsynced;                         // the thread's, and `sealed` is
     uint8_t head_hash[HASH_BYTES];
     Buffer head, tags;
     Row *row;
@@ -111,6 +134,70 @@ static Result put_at(int fd, const char *path, uint64_t at, const void *data, si
     return OK;
 }
 
+static Result slot_write(PoolWriter *w, Slot *s)
+{
+    uint8_t bound[BOUND];
+    piece_bound(bound, w->head_hash, s->segment, s->piece);
+    seal(w->sealed, w->tags.data + s->tag * SEAL_TAG, s->key, s->piece, bound, sizeof bound, s->plain, s->len);
+    wipe(s->key, sizeof s->key);
+    GUARD(put_at(w->fd, w->path, s->at, w->sealed, s->len));
+    w->unsynced += s->len;
+    if (w->unsynced < WRITE_BACK) return OK;
+    w->unsynced = 0;
+    (void)sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);         // a hint: pool_finish syncs and hears of failures
+    return OK;
+}
+
+/* After a failure it goes on to take pieces, and drops them: who deals is not left waiting, and hears of it with the next one. */
+static void *writer_run(void *ctx)
+{
+    PoolWriter *w = ctx;
+    pthread_mutex_lock(&w->lock);
+    for (;;) {
+        while (w->waiting == 0 && !w->end) pthread_cond_wait(&w->change, &w->lock);
+        if (w->waiting == 0) break;
+        Slot *s = &w->slot[w->first];
+        bool good = w->failure == FAIL_NONE;
+        pthread_mutex_unlock(&w->lock);
+        Result r = good ? slot_write(w, s) : OK;
+        pthread_mutex_lock(&w->lock);
+        if (failed(r)) {
+            w->failure = r.kind;
+            snprintf(w->why, sizeof w->why, "%s", result_text());
+        }
+        w->first = (w->first + 1) % SLOTS;
+        w->waiting--;
+        pthread_cond_broadcast(&w->change);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+static void writer_start(PoolWriter *w)
+{
+    sigset_t all, before;
+    arena_init(&w->arena, true);
+    w->slot = arena_new(&w->arena, Slot, SLOTS);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);                       // signals are for the threads that were there
+    if (pthread_create(&w->thread, NULL, writer_run, w) != 0) bug("cannot start a thread");
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    w->running = true;
+}
+
+/* Ends it when all pieces are written. */
+static Result writer_stop(PoolWriter *w)
+{
+    if (!w->running) return OK;
+    pthread_mutex_lock(&w->lock);
+    w->end = true;
+    pthread_cond_broadcast(&w->change);
+    pthread_mutex_unlock(&w->lock);
+    pthread_join(w->thread, NULL);
+    w->running = false;
+    return w->failure == FAIL_NONE ? OK : fail(w->failure, "%s", w->why);
+}
+
 static void writer_free(PoolWriter *w)
 {
     for (size_t r = 0; r < w->room; r++) {
@@ -118,6 +205,9 @@ static void writer_free(PoolWriter *w)
         buffer_free(&w->row[r].plain);
     }
     free(w->row);
+    arena_free(&w->arena);
+    pthread_mutex_destroy(&w->lock);
+    pthread_cond_destroy(&w->change);
     buffer_free(&w->head);
     buffer_free(&w->tags);
     free(w->path);
@@ -127,6 +217,7 @@ static void writer_free(PoolWriter *w)
 void pool_abandon(PoolWriter *w)
 {
     if (!w) return;
+    (void)failed(writer_stop(w));
     file_drop(w->fd, w->temporary);
     writer_free(w);
 }
@@ -171,6 +262,8 @@ Result pool_create(PoolWriter **out, const char *path, const void *header, size_
     if (file_exists(path)) return fail(FAIL_SYSTEM, "%s: exists already, and is not overwritten", path);
     PoolWriter *w = zeroed(1, sizeof *w);
     if (!(w->path = strdup(path))) bug("out of memory");
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->change, NULL);
     Result r = file_begin(&w->fd, &w->temporary, path);
     if (failed(r)) {
         writer_free(w);
@@ -178,9 +271,13 @@ Result pool_create(PoolWriter **out, const char *path, const void *header, size_
     }
     w->segments = segments;
     r = writer_begin(w, header, header_len, sizes);
-    if (failed(r)) pool_abandon(w);
-    else *out = w;
-    return r;
+    if (failed(r)) {
+        pool_abandon(w);
+        return r;
+    }
+    writer_start(w);
+    *out = w;
+    return OK;
 }
 
 static void rows_end(PoolWriter *w)
@@ -214,18 +311,23 @@ void pool_begin(PoolWriter *w, size_t count, const uint8_t (*tape_keys)[KEY_BYTE
     }
 }
 
+/* Hands a piece to the thread; waits while all slots are taken. */
 static Result piece_write(PoolWriter *w, Row *row, const uint8_t *data, size_t len)
 {
-    uint8_t bound[BOUND];
-    piece_bound(bound, w->head_hash, row->segment, row->piece);
-    seal(w->sealed, w->tags.data + row->tag * SEAL_TAG, row->key, row->piece, bound, sizeof bound, data, len);
-    GUARD(put_at(w->fd, w->path, row->at, w->sealed, len));
-    row->piece++, row->tag++;
+    pthread_mutex_lock(&w->lock);
+    while (w->waiting == SLOTS) pthread_cond_wait(&w->change, &w->lock);
+    Slot *s = &w->slot[(w->first + w->waiting) % SLOTS];
+    bool good = w->failure == FAIL_NONE;
+    pthread_mutex_unlock(&w->lock);
+    if (!good) return fail(w->failure, "%s", w->why);                  // it stays as it is
+    s->segment = row->segment, s->piece = row->piece++, s->at = row->at, s->tag = row->tag++, s->len = len;
+    memcpy(s->key, row->key, KEY_BYTES);
+    memcpy(s->plain, data, len);
     row->at += len;
-    w->unsynced += len;
-    if (w->unsynced < WRITE_BACK) return OK;
-    w->unsynced = 0;
-    (void)sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);         // a hint: pool_finish syncs and hears of failures
+    pthread_mutex_lock(&w->lock);
+    w->waiting++;
+    pthread_cond_broadcast(&w->change);
+    pthread_mutex_unlock(&w->lock);
     return OK;
 }
 
@@ -256,10 +358,15 @@ Result pool_finish(PoolWriter *w, const Identity *third)
     uint8_t message[MESSAGE], signature[SIGNATURE];
     ASSERT(w->begun == w->segments);
     rows_end(w);
+    Result r = writer_stop(w);
+    if (failed(r)) {
+        pool_abandon(w);
+        return r;
+    }
     pool_message(message, w->head.data, w->head.len, w->tags.data, w->tags.len);
     identity_sign(third, signature, message, sizeof message);
     buffer_append(&w->tags, signature, sizeof signature);
-    Result r = put_at(w->fd, w->path, w->data_end, w->tags.data, w->tags.len);
+    r = put_at(w->fd, w->path, w->data_end, w->tags.data, w->tags.len);
     if (failed(r)) {
         pool_abandon(w);
         return r;

@@ -47,8 +47,33 @@ static Result making_run(const Making *m, const PoolDeal *deal, bool file)
     return r;
 }
 
-/* The whole of what `third --write` does between the parties' agreement and its last word, or dealing alone. */
-static Result deal_once(double *seconds, const Making *m, bool file)
+/* All words, in bits of the size that moves ask for. */
+static Result read_once(double *seconds, const Making *m, const uint8_t seed[KEY_BYTES])
+{
+    enum { BITE = 4096 };
+    Pool *p;
+    Tape *t;
+    PoolReader reader = {0};
+    GUARD(pool_open(&p, m->path, m->third.public_key));
+    tape_live(&t, seed, m->positions);
+    Result r = OK;
+    double begin = clock_seconds();
+    for (uint64_t i = 0; i < m->positions && !failed(r); i++) {
+        uint8_t key[1][KEY_BYTES];
+        const uint8_t *words;
+        r = tape_reserve(t, i, 1, key);
+        if (!failed(r)) r = pool_read_begin(&reader, p, i, key[0]);
+        for (uint64_t left = m->sizes[i], n; left > 0 && !failed(r); left -= n) r = pool_read(&reader, &words, n = left < BITE ? left : BITE);
+    }
+    *seconds = clock_seconds() - begin;
+    pool_read_end(&reader);
+    tape_close(t);
+    pool_close(p);
+    return r;
+}
+
+/* The whole of what `third --write` does between the parties' agreement and its last word, and reading it; or, without, dealing alone. */
+static Result deal_once(double *seconds, double *reading, const Making *m)
 {
     Arena a;
     Segments c, s;
@@ -65,9 +90,10 @@ static Result deal_once(double *seconds, const Making *m, bool file)
     if (!failed(r)) {
         pins_random(deal.net);
         double begin = clock_seconds();
-        r = making_run(m, &deal, file);
+        r = making_run(m, &deal, reading);
         *seconds = clock_seconds() - begin;
         ASSERT(failed(r) || sink.bytes == m->bytes);
+        if (!failed(r) && reading) r = read_once(reading, m, seed[1]);
     }
     unlink(m->path);
     engine_free(deal.engine);
@@ -97,16 +123,16 @@ static double lesser(double so_far, double now) { return so_far == 0 || now < so
 static Result rates_take(PoolRates *out, const Making *m, unsigned repeat)
 {
     enum { CHUNK = 1 << 20 };
-    double t;
+    double t, reading;
     Buffer chunk = {0};
     buffer_reserve(&chunk, CHUNK);
     random_bytes(chunk.data, CHUNK);
     Result r = OK;
     for (unsigned i = 0; i < repeat && !failed(r); i++) {
-        r = deal_once(&t, m, false);
+        r = deal_once(&t, NULL, m);
         if (!failed(r)) out->deal = lesser(out->deal, t), r = disk_once(&t, m, chunk.data, CHUNK);
-        if (!failed(r)) out->disk = lesser(out->disk, t), r = deal_once(&t, m, true);
-        if (!failed(r)) out->pool = lesser(out->pool, t);
+        if (!failed(r)) out->disk = lesser(out->disk, t), r = deal_once(&t, &reading, m);
+        if (!failed(r)) out->pool = lesser(out->pool, t), out->read = lesser(out->read, reading);
     }
     buffer_free(&chunk);
     return r;
