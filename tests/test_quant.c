@@ -251,6 +251,8 @@ TEST(content_that_cannot_be_is_refused)
     CHECK_FAILS(model_quantise(&floats, test_folder(), NULL), "self_attn.o_proj");
     CHECK_OK(open_again());                    // the file that was there is whole
     CHECK_FAILS(model_quantise(&quantised, test_folder(), NULL), "already");
+    floats.config.arch = ARCH_GPT2;
+    CHECK_FAILS(model_quantise(&floats, test_folder(), NULL), "Llama");
 }
 
 // ---- synthetic weights -----------------------------------------------------------------------------------------------

@@ -178,6 +178,7 @@ static CHECKED Result plan_of(const Generate *g, Plan *p, ModelConfig *c, uint32
                      .weight_bits = 8};
     GUARD(plan_assume(p, c, &o, (uint32_t)k->rank));
     p->known = g->known;
+    if (p->known > 1 && !k->past) p->known_token = g->ids;
     return plan_check(p, c);
 }
 

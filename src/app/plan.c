@@ -133,6 +133,7 @@ static Result shape_plan(Plan *out, ModelConfig *c, const PlanArgs *k, const Opt
     if (option_given(options, "--private") && k->private == PRIVATE_LAYERS) o.private_part = PRIVATE_LAYERS;
     if (o.context > c->context) return fail(FAIL_USE, "--context %u is more than the %u of %s", o.context, c->context, k->shape);
     if (option_given(options, "--frozen")) GUARD(frozen_count(&o.frozen, k->frozen, c->layers));
+    if (c->arch == ARCH_LLAMA) o.weight_bits = 8;              // a base of that size is used quantised
     return plan_assume(out, c, &o, o.private_part == PRIVATE_LORA ? (uint32_t)k->rank : 0);
 }
 

@@ -68,12 +68,8 @@ Result synthetic_bundle(Bundle *b, const char *model_dir, const char *plan_path,
     GUARD(fail_in(plan_check(p, c), "%s", plan_path));
     b->has_adapter = provider && p->rank > 0;
     if (b->has_adapter) synthetic_factors(&b->adapter, p, c, seed);
-    if (!past) {
-        int32_t *ids = arena_new(&b->model.arena, int32_t, p->known);
-        for (uint32_t i = 0; i < p->known; i++) ids[i] = synthetic_token(c, seed, i);
-        b->known_tokens = ids;
-        return OK;
-    }
+    b->known_tokens = p->known_token;
+    if (!past) return OK;
     b->known_given = arena_new(&b->model.arena, KnownPrefix, 1);
     if (provider) past_make(b->known_given, p, c, seed, &b->model.arena);
     return OK;

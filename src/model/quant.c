@@ -270,6 +270,7 @@ static Result tensors_put(const Writer *w, const ModelConfig *c, const QuantSour
 Result quant_write(const char *dir, const ModelConfig *c, const QuantSource *s, const Progress *p)
 {
     char path[PATH_MAX], temporary[PATH_MAX];
+    if (c->arch != ARCH_LLAMA) return fail(FAIL_USE, "only a Llama's weights can be quantised");
     GUARD(folder_make(dir, 0755));
     if (snprintf(path, sizeof path, "%s/config.json", dir) >= (int)sizeof path - 32) return fail(FAIL_SYSTEM, "%s: too long a path", dir);
     GUARD(config_write(c, path));
