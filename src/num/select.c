@@ -4,21 +4,29 @@
  * number before it meets the row, so that rows lie once in memory and are read from their beginning. */
 #include "num/select.h"
 
-static uint64_t bit_mask(uint64_t bits, size_t c) { return -(bits >> c & 1); }
-
-/* Of entries 64 at .. of a column. */
-static uint64_t column_sum(const uint8_t *column, unsigned bytes, uint64_t bits, size_t at, size_t count)
+/* The lowest 8 / bytes bits as masks of the words of that many bytes in a register: each picks its own bit, and a carry out of what
+ * is below the top of a word says whether it was there. */
+static uint64_t words_masked(uint64_t bits, unsigned bytes)
 {
-    const uint8_t *r1 = column + 64 * at;
-    const uint16_t *r2 = (const uint16_t *)(const void *)column + 64 * at;
-    const uint32_t *r4 = (const uint32_t *)(const void *)column + 64 * at;
-    const uint64_t *r8 = (const uint64_t *)(const void *)column + 64 * at;
+    const uint64_t each = bytes == 1 ? 0x0101010101010101u : bytes == 2 ? 0x0001000100010001u : bytes == 4 ? 0x0000000100000001u : 1;
+    const uint64_t pick = bytes == 1 ? 0x8040201008040201u : bytes == 2 ? 0x0008000400020001u : bytes == 4 ? 0x0000000200000001u : 1;
+    unsigned top = 8 * bytes - 1;
+    uint64_t picked = (bits & ring_low(~UINT64_C(0), 8 / bytes)) * each & pick;
+    uint64_t there = (picked + each * ((UINT64_C(1) << top) - 1)) >> top & each;
+    return there * (UINT64_MAX >> (63 - top));
+}
+
+/* The sum of `count` words, at most 64, under their bits: neighbours are added up in lanes twice as wide. */
+static uint64_t column_sum(const uint8_t *column, unsigned bytes, uint64_t bits, size_t count)
+{
+    const uint64_t even = bytes == 1 ? 0x00FF00FF00FF00FFu : bytes == 2 ? 0x0000FFFF0000FFFFu : bytes == 4 ? 0x00000000FFFFFFFFu : UINT64_MAX;
     uint64_t sum = 0;
-    if (bytes == 1) for (size_t c = 0; c < count; c++) sum += r1[c] & bit_mask(bits, c);
-    if (bytes == 2) for (size_t c = 0; c < count; c++) sum += r2[c] & bit_mask(bits, c);
-    if (bytes == 4) for (size_t c = 0; c < count; c++) sum += r4[c] & bit_mask(bits, c);
-    if (bytes == 8) for (size_t c = 0; c < count; c++) sum += r8[c] & bit_mask(bits, c);
-    return sum;
+    for (size_t at = 0; at < count * bytes / 8; at++, bits >>= 8 / bytes) {
+        uint64_t v = bits_word(column, at) & words_masked(bits, bytes);
+        sum += bytes == 8 ? v : (v & even) + (v >> 8 * bytes & even);
+    }
+    if (bytes == 1) return sum * 0x0001000100010001u >> 48;
+    return bytes == 2 ? (sum & 0xFFFFFFFF) + (sum >> 32) : sum;
 }
 
 /* By sums of neighbours: a table of the compiler's would be indexed by the bits. */
@@ -40,7 +48,13 @@ void portable_select(const Selection *s, size_t count)
         for (size_t at = 0; at < words; at++) {
             uint64_t b = bits_turned(bits, t->cells, (size_t)s->turn[i], at);
             ones += word_popcount(b);
-            for (unsigned j = 0; j < t->columns; j++) sum[j] += column_sum(row + column_start(t, j), t->bytes[j], b, at, step);
+            for (unsigned j = 0; j < t->columns; j++) {
+                const uint8_t *column = row + column_start(t, j) + 64 * at * t->bytes[j];
+                if (t->bytes[j] == 1) sum[j] += column_sum(column, 1, b, step);
+                else if (t->bytes[j] == 2) sum[j] += column_sum(column, 2, b, step);
+                else if (t->bytes[j] == 4) sum[j] += column_sum(column, 4, b, step);
+                else sum[j] += column_sum(column, 8, b, step);
+            }
         }
         for (unsigned j = 0; j < t->columns; j++) s->sum[j][i] = ring_low(sum[j], 8 * t->bytes[j]);
         if (s->ones) s->ones[i] = ones;
