@@ -123,7 +123,7 @@ TEST(pool_that_cannot_be_written_says_so)       // the disk fails under the writ
     struct rlimit limit = {100000, RLIM_INFINITY};
     identity_generate(&third);
     for (int many = 0; many < 2; many++) {
-        uint64_t pieces = many ? 200 : 3, size = pieces * PIECE, sent = 0;
+        uint64_t pieces = many ? 200 : 2, size = pieces * PIECE, sent = 0;
         CHECK_OK(pool_create(&w, path, header, sizeof header, &size, 1));
         signal(SIGXFSZ, SIG_IGN);
         CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);

@@ -202,6 +202,8 @@ TEST(pool_killed_at_every_call_of_its_writing)
         there++;
     }
     CHECK(stop > 20 && there >= 1 && there < stop);
+    *strrchr(traced_path, '/') = 0;
+    if (rmdir(traced_path) != 0) SKIP("this file system has no files without a name: a killed writer leaves one beside the pool");
 }
 
 // ---- a conversation --------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ bool unseal(uint8_t *out, const uint8_t tag[SEAL_TAG], const uint8_t key[KEY_BYT
 
 /* Creates a file of mode 0600 that appears whole and durable or not at all. Fails if the path is taken. */
 CHECKED Result file_create(const char *path, const void *data, size_t len);
-/* Opens a new file for writing beside `path`, mode 0600; its name is left in *temporary (to free). */
+/* Opens a new file for writing in the folder of `path`, mode 0600; its name is left in *temporary (to free), NULL if it has none. */
 CHECKED Result file_begin(int *fd, char **temporary, const char *path);
 CHECKED Result file_put(int fd, const char *path, const void *data, size_t len);   // all of it
 /* Syncs what file_begin opened and gives it the name `path`, durably; fails if that is taken. Closes fd, frees temporary. */

@@ -125,6 +125,7 @@ static Result client_meet(Session *s, ClientHello *theirs, ProviderHello *mine)
     GUARD(agreement_check(&p->agreement, &theirs->agreement, "client"));
     if (!is_live(s)) GUARD(pool_accept(s, theirs));
     *mine = (ProviderHello){.agreement = p->agreement, .header_len = p->header_len};
+    if (!is_live(s)) mine->tape_mark = tape_mark(p->tape.tape);
     memcpy(mine->session, theirs->session, SESSION_BYTES);
     random_bytes(mine->random, sizeof mine->random);
     memcpy(mine->commitment, p->commitment, HASH_BYTES);
