@@ -89,7 +89,7 @@ static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, 
     size_t heads = s->config.heads, *group_len;
     const Layout *groups = layout_uniform(e, heads), *at = score_layout(s, groups->rows, &group_len);
     Wire scores = attend_scores(e, q, l->keys, heads, s->config.head_dim, at);
-    Opened *index = wire_open(e, wire_to(e, scores, p->score_exp.t, p->score_exp.f));
+    Opened *index = wire_open_to(e, scores, p->score_exp.t, p->score_exp.f);
     GUARD(engine_exchange(e, "attention: score index"));
     RowMax *max = rowmax_count(e, index, p->score_exp.k, groups, group_len);
     GUARD(engine_exchange(e, "attention: zero tests of the counts"));
@@ -115,7 +115,7 @@ static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q
     Opened *w;
     Wire sums;
     GUARD(weights(s, l, q, &w, &sums));
-    Opened *index = wire_open(e, wire_to(e, sums, p->sum_coarse.t, p->sum_coarse.f));
+    Opened *index = wire_open_to(e, sums, p->sum_coarse.t, p->sum_coarse.f);
     GUARD(engine_exchange(e, "attention: weights; sum index"));
     Inverse look = inverse_select(e, index, l->sum_coarse, l->sum_fine);
     Wire mixed = wire_to(e, attend_values(e, w, l->values, heads, dim, p->exp.n), p->mix.n, p->mix.f);
@@ -124,7 +124,7 @@ static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q
     if (s->plan->prefer == PREFER_BYTES) {
         GUARD(engine_exchange(e, "attention: 1/sum columns"));
         Wire i = factor_mul(e, inverse_factor(e, look, (unsigned)r->sum_times), NULL, 1, (unsigned)r->sum_times);
-        io = wire_open(e, wire_to(e, i, p->sum_inverse.n, p->sum_inverse.f));
+        io = wire_open_to(e, i, p->sum_inverse.n, p->sum_inverse.f);
         mo = wire_open(e, mixed);
         GUARD(engine_exchange(e, "attention: mixed; 1/sum"));
         inverse = opened_factor(e, io, times);
@@ -203,7 +203,7 @@ static CHECKED Result layer_attention(SecureNet *s, LayerNet *l, Wire *x, bool e
     engine_turn(e, (Wire *const[]){x, &y[0], &y[1], &y[2]}, 4);
     Opened *q = wire_open(e, rope(s, l, y[0], c->heads, p->query));
     Opened *k = wire_open(e, rope(s, l, y[1], c->kv_heads, p->key));
-    Opened *v = wire_open(e, wire_to(e, y[2], p->value.n, p->value.f));
+    Opened *v = wire_open_to(e, y[2], p->value.n, p->value.f);
     GUARD(engine_exchange(e, "attention: q, k, v"));
     cache_append(e, l->keys, k), cache_append(e, l->values, v);
     Wire o;
@@ -227,8 +227,8 @@ static CHECKED Result layer_ffn(SecureNet *s, LayerNet *l, Wire *x)
     GUARD(norm_matrices(s, l, FFN, *x, y));
     bool gelu = s->config.arch == ARCH_GPT2;
     engine_turn(e, (Wire *const[]){x, &y[0], &y[1]}, gelu ? 2 : 3);
-    Opened *index = wire_open(e, wire_to(e, y[0], p->silu.t, p->silu.f)), *up = NULL;
-    if (!gelu) up = wire_open(e, wire_to(e, y[1], p->up.n, p->up.f));
+    Opened *index = wire_open_to(e, y[0], p->silu.t, p->silu.f), *up = NULL;
+    if (!gelu) up = wire_open_to(e, y[1], p->up.n, p->up.f);
     GUARD(engine_exchange(e, gelu ? "ffn: GELU index" : "ffn: SiLU index; up"));
     Looked *look = lookup_select(e, index, l->silu);
     GUARD(engine_exchange(e, gelu ? "ffn: GELU columns" : "ffn: SiLU columns"));

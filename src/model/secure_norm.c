@@ -98,12 +98,14 @@ static size_t half_factors(const Half *h)
 }
 
 /* The columns of matrix k in a stacked wire: `each` of every matrix with factors, or (0) all outputs of every matrix. */
-static Wire stacked_part(const Half *h, Wire a, unsigned k, size_t each)
+static Wire stacked_part_to(const Half *h, Wire a, unsigned k, size_t each, unsigned n, unsigned f)
 {
     size_t from = 0;
     for (unsigned i = 0; i < k; i++) from += each ? (size_t)(h->net->b[i] != NULL) * each : h->outputs[i];
-    return wire_columns(h->s->e, a, from, each ? each : h->outputs[k]);
+    return wire_columns_to(h->s->e, a, from, each ? each : h->outputs[k], n, f);
 }
+
+static Wire stacked_part(const Half *h, Wire a, unsigned k, size_t each) { return stacked_part_to(h, a, k, each, a.n, a.f); }
 
 /* Queues B z of every matrix that has one. z: stacked. */
 static void half_send_low_rank(const Half *h, Wire z, Pinning *out[GROUP_MOST])
@@ -181,13 +183,13 @@ static CHECKED Result half_lean(const Half *h, Wire x, Wire out[GROUP_MOST])
     Opened *xo = wire_open(e, wire_narrow(x, h->plan->residual.n)), *zo = NULL;
     GUARD(half_exchange(h, "x"));
     Opened *index = norm_index_open(h->s, xo, h->plan->residual.f, &n->rsqrt, n->sum, (unsigned)r->times, NULL);
-    if (!h->private && h->net->a) zo = wire_open(e, wire_to(e, pinned_open(e, xo, h->net->a), n->low_rank.n, n->low_rank.f));
+    if (!h->private && h->net->a) zo = wire_open_to(e, pinned_open(e, xo, h->net->a), n->low_rank.n, n->low_rank.f);
     GUARD(half_exchange(h, zo ? "mean square index; z" : "mean square index"));
     Inverse look = inverse_select(e, index, h->net->rsqrt, h->net->rsqrt_fine);
     GUARD(half_exchange(h, "1/rms columns"));
     unsigned ring = (unsigned)r->inverse_times;
     Wire i = factor_mul(e, inverse_factor(e, look, ring), NULL, 1, ring);
-    Opened *inverse = wire_open(e, wire_to(e, i, n->inverse.n, n->inverse.f));
+    Opened *inverse = wire_open_to(e, i, n->inverse.n, n->inverse.f);
     GUARD(half_exchange(h, "1/rms"));
     Wire normed;
     Pinning *low_rank[GROUP_MOST] = {NULL};
@@ -200,8 +202,8 @@ static CHECKED Result half_lean(const Half *h, Wire x, Wire out[GROUP_MOST])
     GUARD(half_exchange(h, "x / rms to the server"));
     Wire stacked = pinned_take(e, sent);
     for (unsigned k = 0; k < h->count; k++) {
-        Wire y = stacked_part(h, stacked, k, 0);
-        out[k] = wire_to(e, wire_label(y, y.f + (unsigned)r->extra[k]), (unsigned)r->room[k] + n->product.f, n->product.f);
+        Wire y = wire_label(stacked, stacked.f + (unsigned)r->extra[k]);
+        out[k] = stacked_part_to(h, y, k, 0, (unsigned)r->room[k] + n->product.f, n->product.f);
     }
     return OK;
 }

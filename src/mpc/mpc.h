@@ -108,6 +108,7 @@ Wire wire_shift(Engine *e, Wire a, unsigned k);               // drop k bits: ri
 Wire wire_to(Engine *e, Wire a, unsigned n, unsigned f);      // shift to scale f, narrow to ring n: how a product ends
 Wire wire_label(Wire a, unsigned f);                          // same bits, other scale: a free factor 2^(old f - f)
 Wire wire_columns(Engine *e, Wire a, size_t from, size_t count);          // of a uniform wire
+Wire wire_columns_to(Engine *e, Wire a, size_t from, size_t count, unsigned n, unsigned f);   // wire_to of them, in one pass
 /* Any Z-linear map of one row to another: body(ctx, row, out, in) on each share; out has layout `at`. */
 typedef void LinearBody(const void *ctx, size_t row, uint64_t *out, const uint64_t *in);
 Wire wire_map(Engine *e, Wire a, const Layout *at, unsigned add_f, LinearBody *body, const void *ctx);
@@ -128,6 +129,7 @@ typedef struct Opened Opened;
 /* n bits a word each way. row_n: widths by row instead of a.n (may be NULL). */
 Opened *wire_open(Engine *e, Wire a);
 Opened *wire_open_rows(Engine *e, Wire a, const uint8_t *row_n);
+Opened *wire_open_to(Engine *e, Wire a, unsigned n, unsigned f);             // wire_open of wire_to, in one pass
 /* A value that S alone knows becomes an opened one: n bits a word, S to C only. x at S (and CLEAR). */
 Opened *server_open(Engine *e, const Layout *at, unsigned n, unsigned f, const uint64_t *x);
 

@@ -22,7 +22,15 @@ Opened *opened_new(Engine *e, const Layout *at, unsigned n, unsigned f) { return
 
 uint64_t opened_mask(const Opened *o, size_t i) { return ring_low(o->rc.word[i] + o->rs.word[i], o->n); }
 
-typedef struct OpenJob { Engine *e; Opened *o; const Wire *a; const Pending *p; uint8_t *out; } OpenJob;
+typedef struct OpenJob { Engine *e; Opened *o; Wire a; unsigned k; const Pending *p; uint8_t *out; } OpenJob;
+
+/* A block of a party's share, k bits dropped. */
+static const uint64_t *open_share(const OpenJob *j, const Block *b, const uint64_t *x, uint64_t *to, bool up)
+{
+    if (j->k == 0) return x + b->i;
+    ring_shift(to, x + b->i, b->len, j->a.n, j->k, up);
+    return to;
+}
 
 /* Masks, and what this party sends of them: the share and its mask, kept in p until the other side's arrives. */
 static void open_block(void *ctx, const Block *b)
@@ -35,38 +43,47 @@ static void open_block(void *ctx, const Block *b)
     if (o->rc.word) mask_block(e->client_prg, b, o->rc.word, n);
     if (o->rs.word) mask_block(e->server_prg, b, o->rs.word, n);
     if (e->online) {
-        bool client = e->role == ROLE_CLIENT;
-        const uint64_t *x = (client ? j->a->c.word : j->a->s.word) + b->i, *r = (client ? o->rc.word : o->rs.word) + b->i;
-        if (client) for (size_t i = 0; i < b->len; i++) p[i] = x[i] + r[i] + half;
+        const uint64_t *x = open_share(j, b, e->client ? j->a.c.word : j->a.s.word, p, e->client);
+        const uint64_t *r = (e->client ? o->rc.word : o->rs.word) + b->i;
+        if (e->client) for (size_t i = 0; i < b->len; i++) p[i] = x[i] + r[i] + half;
         else ring_add(p, x, r, b->len);
         ring_pack(j->out + j->p->byte[b->row] + b->from * n / 8, p, b->len, n);
     }
-    for (size_t i = b->i; e->clear && i < b->i + b->len; i++) {
-        uint64_t x = wire_value(e, j->a, i);
-        o->value[i] = (uint64_t)ring_signed(x, n);
-        o->p[i] = ring_low(x + o->rc.word[i] + o->rs.word[i] + half, n) - half;
+    if (!e->clear) return;
+    const uint64_t *c = open_share(j, b, j->a.c.word, b->tmp[0], true), *s = open_share(j, b, j->a.s.word, b->tmp[1], false);
+    for (size_t i = 0; i < b->len; i++) {
+        uint64_t x = c[i] + s[i], r = o->rc.word[b->i + i] + o->rs.word[b->i + i];
+        o->value[b->i + i] = (uint64_t)ring_signed(x, n);
+        p[i] = ring_low(x + r + half, n) - half;
     }
 }
 
-/* last: nobody needs the share any more, and what is sent takes its place. */
-static Opened *open_wire(Engine *e, Wire a, const uint8_t *row_n, bool last)
+/* Opens a, shifted by k, in ring n. last: nobody needs the share any more, and what is sent takes its place. */
+static Opened *open_wire(Engine *e, Wire a, unsigned k, unsigned n, const uint8_t *row_n, bool last)
 {
     size_t len = layout_len(a.at);
-    Opened *o = opened_over(e, a.at, a.n, a.f, last && e->online ? (e->client ? a.c.word : a.s.word) : NULL);
-    Pending p = {.from_client = true, .from_server = true, .at = a.at, .row_n = row_n, .n = a.n, .to = o->p, .add = true, .opened = true};
+    Opened *o = opened_over(e, a.at, n, a.f - k, last && e->online ? (e->client ? a.c.word : a.s.word) : NULL);
+    Pending p = {.from_client = true, .from_server = true, .at = a.at, .row_n = row_n, .n = n, .to = o->p, .add = true, .opened = true};
     o->row_n = row_n;
     o->rc.word = words_if(e, e->client_prg != NULL, len);
     o->rs.word = words_if(e, e->server_prg != NULL, len);
-    OpenJob job = {e, o, &a, &p, engine_queue(e, &p)};
+    OpenJob job = {e, o, a, k, &p, engine_queue(e, &p)};
     if (o->rc.word || o->rs.word) rows_run(a.at, open_block, &job);
-    source_skip(e->client_prg, a.at, a.n, row_n);
-    source_skip(e->server_prg, a.at, a.n, row_n);
+    source_skip(e->client_prg, a.at, n, row_n);
+    source_skip(e->server_prg, a.at, n, row_n);
     return o;
 }
 
-Opened *wire_open(Engine *e, Wire a) { return open_wire(e, a, NULL, false); }
-Opened *wire_open_last(Engine *e, Wire a) { return open_wire(e, a, NULL, true); }
-Opened *wire_open_rows(Engine *e, Wire a, const uint8_t *row_n) { return open_wire(e, a, row_n, false); }
+Opened *wire_open(Engine *e, Wire a) { return open_wire(e, a, 0, a.n, NULL, false); }
+Opened *wire_open_last(Engine *e, Wire a) { return open_wire(e, a, 0, a.n, NULL, true); }
+Opened *wire_open_rows(Engine *e, Wire a, const uint8_t *row_n) { return open_wire(e, a, 0, a.n, row_n, false); }
+
+Opened *wire_open_to(Engine *e, Wire a, unsigned n, unsigned f)
+{
+    ASSERT(f <= a.f && a.f - f < a.n);
+    unsigned k = a.f - f;
+    return open_wire(e, a, k, n < a.n - k ? n : a.n - k, NULL, false);
+}
 
 typedef struct ServerOpenJob { Engine *e; Opened *o; const uint64_t *x; const Pending *p; uint8_t *out; } ServerOpenJob;
 

@@ -62,22 +62,28 @@ Wire wire_label(Wire a, unsigned f)
     return a;
 }
 
-typedef struct ColumnsJob { const Layout *in; size_t from; uint64_t *to; const uint64_t *of; } ColumnsJob;
+typedef struct ColumnsJob { const Layout *in; size_t from; uint64_t *to; const uint64_t *of; unsigned n, k; bool up; } ColumnsJob;
 
 static void columns_block(void *ctx, const Block *b)
 {
     const ColumnsJob *j = ctx;
-    memcpy(j->to + b->i, j->of + j->in->begin[b->row] + j->from + b->from, b->len * sizeof *j->to);
+    const uint64_t *of = j->of + j->in->begin[b->row] + j->from + b->from;
+    if (j->k) ring_shift(j->to + b->i, of, b->len, j->n, j->k, j->up);
+    else memcpy(j->to + b->i, of, b->len * sizeof *of);
 }
 
-Wire wire_columns(Engine *e, Wire a, size_t from, size_t count)
+Wire wire_columns_to(Engine *e, Wire a, size_t from, size_t count, unsigned n, unsigned f)
 {
-    Wire w = wire_new(e, layout_uniform(e, count), a.n, a.f);
+    ASSERT(f <= a.f && a.f - f < a.n);
+    unsigned k = a.f - f;
+    Wire w = wire_new(e, layout_uniform(e, count), n < a.n - k ? n : a.n - k, f);
     for (size_t r = 0; r < a.at->rows; r++) ASSERT(from + count <= row_words(a.at, r));
-    if (w.c.word) rows_run(w.at, columns_block, &(ColumnsJob){a.at, from, w.c.word, a.c.word});
-    if (w.s.word) rows_run(w.at, columns_block, &(ColumnsJob){a.at, from, w.s.word, a.s.word});
+    if (w.c.word) rows_run(w.at, columns_block, &(ColumnsJob){a.at, from, w.c.word, a.c.word, a.n, k, true});
+    if (w.s.word) rows_run(w.at, columns_block, &(ColumnsJob){a.at, from, w.s.word, a.s.word, a.n, k, false});
     return w;
 }
+
+Wire wire_columns(Engine *e, Wire a, size_t from, size_t count) { return wire_columns_to(e, a, from, count, a.n, a.f); }
 
 typedef struct MapJob { LinearBody *body; const void *ctx; const Layout *from, *to; uint64_t *out; const uint64_t *in; } MapJob;
 
