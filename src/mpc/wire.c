@@ -10,15 +10,20 @@ Wire wire_add(Engine *e, Wire a, Wire b)
     return w;
 }
 
+typedef struct RowJob { uint64_t *out; const uint64_t *in, *row; } RowJob;
+
+static void add_row_block(void *ctx, const Block *b)
+{
+    const RowJob *j = ctx;
+    ring_add(j->out + b->i, j->in + b->i, j->row + b->from, b->len);
+}
+
 Wire wire_add_server(Engine *e, Wire a, const uint64_t *row)
 {
     if (!a.s.word) return a;
-    size_t columns = a.at->begin[1];
     Share s = {words_new(e, layout_len(a.at))};
-    for (size_t r = 0; r < a.at->rows; r++) {
-        ASSERT(a.at->begin[r + 1] - a.at->begin[r] == columns);
-        ring_add(s.word + r * columns, a.s.word + r * columns, row, columns);
-    }
+    for (size_t r = 0; r < a.at->rows; r++) ASSERT(row_words(a.at, r) == row_words(a.at, 0));
+    rows_run(a.at, add_row_block, &(RowJob){s.word, a.s.word, row});
     a.s = s;
     return a;
 }
