@@ -117,29 +117,24 @@ AVX512_INLINE void row_tile(uint64_t sum[OUTPUTS], const uint8_t *plane, const u
 {
     __m512i acc[4 * 8], total[OUTPUTS], v[4], flip = _mm512_set1_epi16(bytes == 2 ? FLIP : 0);
     UNROLL for (int i = 0; i < outputs * count; i++) acc[i] = _mm512_setzero_si512();
-    size_t i = 0;
-    for (; i + 64 <= size; i += 64) {
+    for (size_t i = 0; i < size; i += 64) {
+        __mmask64 m = bytes64(size - i);
         UNROLL for (int j = 0; j < outputs; j++) {
             _mm_prefetch((const char *)w[j] + i + ahead, _MM_HINT_T1);
-            v[j] = _mm512_loadu_si512(w[j] + i);
-            if (bytes == 2) v[j] = _mm512_xor_si512(v[j], flip);
+            __m512i y = _mm512_maskz_loadu_epi8(m, w[j] + i);
+            if (bytes == 2) y = _mm512_xor_si512(y, flip);         // beyond the end, x is zero
+            LOADED(y);
+            v[j] = y;
         }
-        UNROLL for (int l = 0; l < count; l++) {
-            __m512i x = _mm512_loadu_si512(plane + l * PLANE + i);
-            UNROLL for (int j = 0; j < outputs; j++) acc[l * outputs + j] = _mm512_dpbusd_epi32(acc[l * outputs + j], x, v[j]);
-        }
-    }
-    if (i < size) {
-        UNROLL for (int j = 0; j < outputs; j++) v[j] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(bytes64(size - i), w[j] + i), flip);
         UNROLL for (int l = 0; l < count; l++) {
             __m512i x = _mm512_loadu_si512(plane + l * PLANE + i);
             UNROLL for (int j = 0; j < outputs; j++) acc[l * outputs + j] = _mm512_dpbusd_epi32(acc[l * outputs + j], x, v[j]);
         }
     }
     UNROLL for (int j = 0; j < OUTPUTS; j++) total[j] = _mm512_setzero_si512();
-    UNROLL for (int l = count; l-- > 0;)
+    UNROLL for (int l = 1; l <= count; l++)                        // the upper limbs first
         UNROLL for (int j = 0; j < outputs; j++)
-            total[j] = _mm512_add_epi64(_mm512_slli_epi64(total[j], 8), lanes_widen(acc[l * outputs + j]));
+            total[j] = _mm512_add_epi64(_mm512_slli_epi64(total[j], 8), lanes_widen(acc[(count - l) * outputs + j]));
     _mm512_storeu_si512(sum, sums8(total));
 }
 
@@ -158,29 +153,16 @@ AVX512_INLINE void row_outputs(const Linear *p, size_t begin, size_t end, const 
     wipe(sum, sizeof sum);
 }
 
-/* `count` as a constant. */
-AVX512_INLINE void row_count(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len, unsigned bytes)
-{
-    unsigned count = (p->bits + 7) / 8;
-    if (count == 1) row_outputs(p, begin, end, plane, at, len, bytes, 1);
-    else if (count == 2) row_outputs(p, begin, end, plane, at, len, bytes, 2);
-    else if (count == 3) row_outputs(p, begin, end, plane, at, len, bytes, 3);
-    else if (count == 4) row_outputs(p, begin, end, plane, at, len, bytes, 4);
-    else if (count == 5) row_outputs(p, begin, end, plane, at, len, bytes, 5);
-    else if (count == 6) row_outputs(p, begin, end, plane, at, len, bytes, 6);
-    else if (count == 7) row_outputs(p, begin, end, plane, at, len, bytes, 7);
-    else row_outputs(p, begin, end, plane, at, len, bytes, 8);
-}
-
-AVX512 static void row_bytes1(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len)
-{
-    row_count(p, begin, end, plane, at, len, 1);
-}
-
-AVX512 static void row_bytes2(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len)
-{
-    row_count(p, begin, end, plane, at, len, 2);
-}
+/* A function for each: their inner loops need nearly all registers. */
+#define ROW(bytes, count) \
+    AVX512 static void row_##bytes##_##count(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len) \
+    { row_outputs(p, begin, end, plane, at, len, bytes, count); }
+#define ROWS_OF(bytes) ROW(bytes, 1) ROW(bytes, 2) ROW(bytes, 3) ROW(bytes, 4) ROW(bytes, 5) ROW(bytes, 6) ROW(bytes, 7) ROW(bytes, 8)
+ROWS_OF(1)
+ROWS_OF(2)
+typedef void RowKernel(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len);
+static RowKernel *const row_kernels[2][8] = {{row_1_1, row_1_2, row_1_3, row_1_4, row_1_5, row_1_6, row_1_7, row_1_8},
+                                             {row_2_1, row_2_2, row_2_3, row_2_4, row_2_5, row_2_6, row_2_7, row_2_8}};
 
 AVX512 static void linear_one(const Linear *p, size_t begin, size_t end)
 {
@@ -189,8 +171,7 @@ AVX512 static void linear_one(const Linear *p, size_t begin, size_t end)
     for (size_t at = 0; at < p->k; at += stretch) {
         size_t len = p->k - at < stretch ? p->k - at : stretch;
         planes_make(plane, p->x + at, len, p->bytes, (p->bits + 7) / 8);
-        if (p->bytes == 1) row_bytes1(p, begin, end, plane, at, len);
-        else row_bytes2(p, begin, end, plane, at, len);
+        row_kernels[p->bytes - 1][(p->bits - 1) / 8](p, begin, end, plane, at, len);
     }
     for (unsigned l = 0; l < (p->bits + 7) / 8; l++) wipe(plane + l * PLANE, used);        // shares
 }
