@@ -4,7 +4,7 @@
 #include "test.h"
 
 /* layers: the secure layers alone, as many as the shape has, and no known prefix; else with the head. */
-typedef struct Line { const char *name; ModelConfig config; uint32_t frozen, rank, past; size_t rows; bool layers; uint32_t context; } Line;
+typedef struct Line { const char *name; ModelConfig config; uint32_t frozen, rank, past; size_t rows; bool layers; uint32_t context, merge; } Line;
 
 #define TAIL .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2
 #define SMALL {.width = 160, .layers = 8, .heads = 8, .kv_heads = 4, .head_dim = 16, .ffn = 448, .vocab = 2048, .context = 128, .tied = true, TAIL}
@@ -15,15 +15,18 @@ typedef struct Line { const char *name; ModelConfig config; uint32_t frozen, ran
 #define LAYERS(count) {.width = 4096, .layers = count, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008, .vocab = 8, .context = 2048, TAIL}
 
 static const Line lines[] = {
-    {"embedded, prefill of 12", SMALL, 4, 32, 0, 12, false, 128},
-    {"embedded, token after 32", SMALL, 4, 32, 32, 1, false, 128},
-    {"embedded, token after 127", SMALL, 4, 32, 127, 1, false, 128},
-    {"llama2-7b, one layer and the head, token after 127", SEVEN, 0, 64, 127, 1, false, 128},
-    {"gpt2-small, one layer, prefill of 128", GPT2, 0, 0, 0, 128, true, 128},
-    {"gpt2-small, one layer, token after 127", GPT2, 0, 0, 127, 1, true, 128},
-    {"llama2-7b, 32 layers, token after 127", LAYERS(32), 0, 64, 127, 1, true, 128},
-    {"the same, planned for 2,048", LAYERS(32), 0, 64, 127, 1, true, 2048},
-    {"the same, after 2,047", LAYERS(32), 0, 64, 2047, 1, true, 2048}};
+    {"embedded, prefill of 12", SMALL, 4, 32, 0, 12, false, 128, 1},
+    {"embedded, token after 32", SMALL, 4, 32, 32, 1, false, 128, 1},
+    {"embedded, token after 127", SMALL, 4, 32, 127, 1, false, 128, 1},
+    {"llama2-7b, one layer and the head, token after 127", SEVEN, 0, 64, 127, 1, false, 128, 1},
+    {"gpt2-small, one layer, prefill of 128", GPT2, 0, 0, 0, 128, true, 128, 1},
+    {"gpt2-small, one layer, token after 127", GPT2, 0, 0, 127, 1, true, 128, 1},
+    {"llama2-7b, 32 layers, token after 127", LAYERS(32), 0, 64, 127, 1, true, 128, 1},
+    {"the same, planned for 2,048", LAYERS(32), 0, 64, 127, 1, true, 2048, 1},
+    {"the same, after 2,047", LAYERS(32), 0, 64, 2047, 1, true, 2048, 1},
+    {"llama2-7b, 16 layers merged by 4, token after 127", LAYERS(16), 0, 64, 127, 1, true, 128, 4},
+    {"the same, planned for 2,048", LAYERS(16), 0, 64, 127, 1, true, 2048, 4},
+    {"the same, after 2,047", LAYERS(16), 0, 64, 2047, 1, true, 2048, 4}};
 
 TEST(bytes_and_exchanges_are_those_of_the_golden_table)
 {
@@ -37,7 +40,7 @@ TEST(bytes_and_exchanges_are_those_of_the_golden_table)
             bool gpt2 = line->config.arch == ARCH_GPT2;
             if (gpt2 && !(k & 2)) continue;
             PlanOptions o = {.context = line->context, .frozen = line->frozen, .prefer = k & 1 ? PREFER_BYTES : PREFER_EXCHANGES,
-                             .private_part = k & 2 ? PRIVATE_LAYERS : PRIVATE_LORA};
+                             .private_part = k & 2 ? PRIVATE_LAYERS : PRIVATE_LORA, .heads.size = line->merge};
             CHECK_OK(plan_assume(&p, &line->config, &o, k & 2 ? 0 : line->rank));
             if (line->layers) p.known = 0;
             if (line->layers) CHECK_OK(plan_cost_layers(&c, &p, &line->config, line->past, line->rows));

@@ -55,6 +55,38 @@ TEST(json_and_back)
     }
 }
 
+/* Merged heads: groups in the text and back, groups of one head are none, and what is no grouping is refused. */
+TEST(groups_of_heads)
+{
+    static const uint32_t order[] = {1, 0, 0, 1}, twice[] = {1, 0, 1, 1};
+    Plan p, q;
+    PlanOptions o = {.context = 40, .heads = {.size = 2, .order = order, .heads = 2}}, one = {.context = 40, .heads.size = 1}, none = {.context = 40};
+    CHECK_OK(plan_assume(&p, &shape, &o, 2));
+    Buffer a = text_of(&p);
+    CHECK(strstr((char *)a.data, "head_groups") != NULL);
+    CHECK_OK(plan_parse(&q, (char *)a.data, a.len - 1));
+    CHECK_OK(plan_check(&q, &shape));
+    CHECK(q.heads.size == 2 && !memcmp(q.heads.order, order, sizeof order));
+    Buffer b = text_of(&q);
+    CHECK(a.len == b.len && !memcmp(a.data, b.data, a.len));
+    q.heads.order = twice;
+    CHECK_FAILS(plan_check(&q, &shape), "merged heads");
+    q.heads.order = NULL, q.heads.size = 3;
+    CHECK_FAILS(plan_check(&q, &shape), "merged heads");
+    plan_free(&p), plan_free(&q), buffer_free(&a), buffer_free(&b);
+    o.heads.order = twice;
+    CHECK_FAILS(plan_assume(&p, &shape, &o, 2), "does not name each head once");
+    plan_free(&p);
+    o.heads.order = NULL, o.heads.size = 3;
+    CHECK_FAILS(plan_assume(&p, &shape, &o, 2), "does not divide");
+    plan_free(&p);
+    CHECK_OK(plan_assume(&p, &shape, &one, 2));
+    CHECK_OK(plan_assume(&q, &shape, &none, 2));
+    a = text_of(&p), b = text_of(&q);
+    CHECK(a.len == b.len && !memcmp(a.data, b.data, a.len));
+    plan_free(&p), plan_free(&q), buffer_free(&a), buffer_free(&b);
+}
+
 /* The text with the first `from` after `anchor` replaced. */
 static Result parse_edited(const Buffer *text, const char *anchor, const char *from, const char *to)
 {

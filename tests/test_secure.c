@@ -7,7 +7,16 @@
 
 enum { EVERY = (1 << MAT_COUNT) - 1 };
 
-typedef struct Case { ModelConfig config; uint32_t frozen, rank; unsigned kinds; Prefer prefer; Private private_part; bool quantised; } Case;
+/* merge: heads a group; shuffled: groups of any heads; known: tokens that both know after BOS. */
+typedef struct Case {
+    ModelConfig config;
+    uint32_t frozen, rank;
+    unsigned kinds;
+    Prefer prefer;
+    Private private_part;
+    bool quantised;
+    struct { uint32_t merge; bool shuffled; uint32_t known; } more;
+} Case;
 
 #define PLAIN_SHAPE {.width = 32, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 48, .vocab = 40, .context = 24, \
                      .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
@@ -23,7 +32,22 @@ static Model model;
 static Adapter adapter;
 static Plan plan;
 static const Adapter *with;                    // the adapter, or NULL
-static int32_t tokens[4096];
+static int32_t tokens[4096], prefix[8];         // prefix: of the known positions
+static uint32_t head_order[4 * 8];
+
+/* A random permutation of the key-value heads for each layer. */
+static const uint32_t *order_random(const ModelConfig *c, uint32_t layers)
+{
+    for (uint32_t l = 0; l < layers; l++) {
+        uint32_t *head = head_order + l * c->kv_heads;
+        for (uint32_t i = 0; i < c->kv_heads; i++) head[i] = i;
+        for (uint32_t i = c->kv_heads - 1; i > 0; i--) {
+            uint32_t j = (uint32_t)(test_random() * (i + 1)), v = head[i];
+            head[i] = head[j], head[j] = v;
+        }
+    }
+    return head_order;
+}
 
 static void setup(const Case *c)
 {
@@ -40,10 +64,15 @@ static void setup(const Case *c)
     if (c->rank) random_adapter(&adapter, &c->config, c->frozen, c->rank, c->kinds, 0.5), with = &adapter;
     for (size_t i = 0; i < 600; i++) tokens[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
     PlanOptions o = {.frozen = c->frozen, .prefer = c->prefer, .private_part = c->private_part};
+    prefix[0] = c->config.bos;
+    for (size_t i = 1; i < 8; i++) prefix[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
+    o.prefix = prefix + 1, o.prefix_len = c->more.known;
+    o.heads = (HeadGroups){.size = c->more.merge};
+    if (c->more.shuffled) o.heads.order = order_random(&c->config, c->config.layers - c->frozen), o.heads.heads = c->config.kv_heads;
     CHECK_OK(plan_make(&plan, &model, with, &o, tokens, 600));
 }
 
-/* Keys and values of BOS, and hidden states at the cut of `rows` tokens after it; want: logits of the float network. */
+/* Keys and values of the known prefix, and hidden states at the cut of `rows` tokens after it; want: logits of the float network. */
 typedef struct Prompt { const float *keys[32], *values[32]; float *x, *want; size_t rows; PlainState *state; } Prompt;
 static Arena prompt_arena;
 
@@ -57,7 +86,8 @@ static Prompt prompt_new(const int32_t *ids, size_t rows)
     p.x = arena_new(&prompt_arena, float, (rows + plan.known) * c->width);
     p.want = arena_new(&prompt_arena, float, (rows + plan.known) * c->vocab);
     int32_t *all = arena_new(&prompt_arena, int32_t, rows + plan.known);
-    for (uint32_t i = 0; i < plan.known; i++) all[i] = c->bos;
+    for (uint32_t i = 0; i < plan.known; i++) all[i] = prefix[i];
+    plain_merge(p.state, &plan.heads);
     memcpy(all + plan.known, ids, rows * sizeof *ids);
     CHECK_OK(plain_forward(p.state, p.want, all, rows + plan.known));
     PlainState *cut = plain_new(&model, with, plan.context, &prompt_arena);
@@ -109,22 +139,27 @@ static double difference(const float *a, const float *b, size_t len, double *rms
 }
 
 static const Case cases[] = {
-    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, false},
-    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, false},
-    {PLAIN_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false},
-    {PLAIN_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false},
-    {ODD_SHAPE, 1, 3, 1 << MAT_Q | 1 << MAT_V, PREFER_EXCHANGES, PRIVATE_LORA, false},
-    {ODD_SHAPE, 1, 3, 1 << MAT_O | 1 << MAT_UP | 1 << MAT_DOWN, PREFER_BYTES, PRIVATE_LORA, false},
-    {ODD_SHAPE, 1, 5, EVERY, PREFER_EXCHANGES, PRIVATE_LAYERS, false},
-    {ODD_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false},
-    {ONE_HEAD, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LORA, false},
-    {ONE_HEAD, 0, 2, 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LORA, false},
-    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, true},
-    {ODD_SHAPE, 1, 3, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, true},
-    {ODD_SHAPE, 1, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, true},
-    {ONE_HEAD, 0, 0, 0, PREFER_BYTES, PRIVATE_LORA, true},
-    {GPT2_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false},
-    {GPT2_SHAPE, 1, 3, 1 << MAT_V | 1 << MAT_O | 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LAYERS, false}};
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, false, {0}},
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, false, {0}},
+    {PLAIN_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, {0}},
+    {PLAIN_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, {0}},
+    {ODD_SHAPE, 1, 3, 1 << MAT_Q | 1 << MAT_V, PREFER_EXCHANGES, PRIVATE_LORA, false, {0}},
+    {ODD_SHAPE, 1, 3, 1 << MAT_O | 1 << MAT_UP | 1 << MAT_DOWN, PREFER_BYTES, PRIVATE_LORA, false, {0}},
+    {ODD_SHAPE, 1, 5, EVERY, PREFER_EXCHANGES, PRIVATE_LAYERS, false, {0}},
+    {ODD_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, {0}},
+    {ONE_HEAD, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LORA, false, {0}},
+    {ONE_HEAD, 0, 2, 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LORA, false, {0}},
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, true, {0}},
+    {ODD_SHAPE, 1, 3, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, true, {0}},
+    {ODD_SHAPE, 1, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, true, {0}},
+    {ONE_HEAD, 0, 0, 0, PREFER_BYTES, PRIVATE_LORA, true, {0}},
+    {GPT2_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, {0}},
+    {GPT2_SHAPE, 1, 3, 1 << MAT_V | 1 << MAT_O | 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LAYERS, false, {0}},
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, false, {2, false, 0}},
+    {PLAIN_SHAPE, 1, 3, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, true, {4, false, 5}},
+    {ODD_SHAPE, 1, 2, 1 << MAT_K | 1 << MAT_O, PREFER_EXCHANGES, PRIVATE_LORA, false, {2, false, 3}},
+    {GPT2_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, {2, true, 6}},
+    {ODD_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, {1, true, 1}}};
 enum { CASES = sizeof cases / sizeof *cases };
 
 TEST(close_to_the_float_network)
@@ -339,6 +374,7 @@ static Fidelity fidelity(const PlanOptions *o, const int32_t *ids, size_t calibr
 {
     Fidelity f = {0};
     plan_free(&plan);
+    prefix[0] = model.config.bos;
     CHECK_OK(plan_make(&plan, &model, with, o, ids, calibration));
     if (getenv("MARILL_TEST_PLAN")) CHECK_OK(plan_save(&plan, getenv("MARILL_TEST_PLAN")));
     size_t rows = plan.context - plan.known;

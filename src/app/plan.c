@@ -15,6 +15,7 @@ const char plan_usage[] =
     "  --setting S                  dealer or 3pc\n"
     "  --frozen F                   layers that the client runs by itself; a fraction if below 1\n"
     "  --rank R                     of the private factors of a shape; without it all weights are private\n"
+    "  --merge M                    heads of a shape that share one softmax (1)\n"
     "  --prefer exchanges|bytes     --private layers|lora        of a folder (those of its plan)\n"
     "  --context N                  positions (128 of a shape); half of them are the prompt\n"
     "  --net NET                    loopback, lan, wan or RTT=..ms,BW=..Mbit (loopback)\n"
@@ -127,6 +128,7 @@ static Result shape_plan(Plan *out, ModelConfig *c, const PlanArgs *k, const Opt
     GUARD(shape_config(k->shape, c));
     PlanOptions o = {.context = k->context ? (uint32_t)k->context : 128,
                      .prefer = (Prefer)k->prefer,
+                     .heads.size = (uint32_t)k->merge,
                      .private_part = k->rank ? PRIVATE_LORA : PRIVATE_LAYERS};
     if (option_given(options, "--private") && k->private == PRIVATE_LORA && !k->rank)
         return fail(FAIL_USE, "--private lora of a shape needs --rank");
@@ -141,6 +143,7 @@ static Result folder_plan(Plan *out, ModelConfig *c, const PlanArgs *k)
 {
     const char *path;
     if (k->rank) return fail(FAIL_USE, "--rank is for shapes: a folder's adapter has its own");
+    if (k->merge != 1) return fail(FAIL_USE, "--merge is for shapes: a folder's plan has its own groups of heads");
     GUARD(config_read(c, k->model));
     GUARD(plan_settle(&path, &k->wish));
     GUARD(plan_load(out, path));
@@ -179,7 +182,6 @@ Result plan_command(int argc, char **argv)
     if (setting != SETTING_DEALER && setting != SETTING_3PC)
         return fail(FAIL_USE, "setting '%s' costs no communication: 'dealer' and '3pc' do", setting_names[setting]);
     if (!k.shape == !k.model) return fail(FAIL_USE, "one of --shape and --model must be given");
-    if (k.merge != 1) return fail(FAIL_USE, "--merge %llu: merged heads are not available yet", (unsigned long long)k.merge);
     k.wish = (PlanWish){.model = k.model, .adapter = k.adapter, .positions = k.context};
     wish_read(&k.wish, options, k.frozen, k.private, k.prefer);
     threads_start(party_threads(0, setting));

@@ -174,6 +174,7 @@ static CHECKED Result run_text(Watcher *w, const int32_t *tokens, size_t count, 
     float *logits = arena_new(arena, float, (size_t)CHUNK * c->vocab);
     int32_t *window = arena_new(arena, int32_t, context);
     plain_watch(s, &(Watch){see, w});
+    plain_merge(s, &w->p->heads);
     for (size_t at = 0; at < count;) {
         size_t n = 0;
         for (; n < known; n++) window[n] = w->p->known_token ? w->p->known_token[n] : c->bos;
@@ -239,8 +240,6 @@ static CHECKED Result known_note(Plan *p, const PlanOptions *o, const ModelConfi
 {
     p->known = c->bos >= 0 && p->context > 1;
     if (o->prefix_len == 0) return OK;
-    if (p->context - p->known <= o->prefix_len)
-        return fail(FAIL_USE, "a known prefix of %u tokens leaves no room in a context of %u", o->prefix_len, p->context);
     p->known_token = arena_new(&p->arena, int32_t, p->known + o->prefix_len);
     if (p->known) p->known_token[0] = c->bos;
     memcpy(p->known_token + p->known, o->prefix, o->prefix_len * sizeof *o->prefix);
@@ -252,11 +251,7 @@ static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const
 {
     const ModelConfig *c = &m->config;
     if (a && a->layers != c->layers) return fail(FAIL_DATA, "the adapter has %u layers, the model %u", a->layers, c->layers);
-    if (p->frozen >= c->layers) return fail(FAIL_USE, "%u frozen layers of %u leave none to run securely", p->frozen, c->layers);
     if (count < LEAST_TOKENS) return fail(FAIL_USE, "%zu tokens are too little text to calibrate on", count);
-    p->layers = c->layers - p->frozen;
-    p->query_bits = p->private_part == PRIVATE_LAYERS ? square_bits(c->head_dim) / 2 : 0;
-    p->layer = arena_new(&p->arena, LayerPlan, p->layers);
     GUARD(adapter_note(p, a, c));
     Arena arena;
     arena_init(&arena, false);
@@ -273,10 +268,8 @@ static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const
 
 Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions *o, const int32_t *tokens, size_t count)
 {
-    uint32_t context = o->context && o->context < m->config.context ? o->context : m->config.context;
-    *out = (Plan){.context = context, .frozen = o->frozen, .prefer = o->prefer, .private_part = o->private_part,
-                  .weight_bits = m->quantised ? 8 : 16};
-    arena_init(&out->arena, false);
+    GUARD(plan_begin(out, &m->config, o));
+    out->weight_bits = m->quantised ? 8 : 16;
     GUARD(known_note(out, o, &m->config));
     return calibrate(out, m, a, tokens, count);
 }

@@ -157,7 +157,10 @@ typedef struct Watch { void (*see)(void *ctx, uint32_t layer, Sight what, const 
 typedef struct HeadGroups {
     uint32_t size;                             // heads a group: divides kv_heads; 0 and 1: nothing is merged
     uint32_t first;                            // the lowest layer whose heads are merged
-    const uint32_t *order;                     // (layers - first, kv_heads) a permutation, its runs of `size` are the groups; NULL: adjacent heads
+    /* For each layer from `first` on a permutation of its key-value heads (layers, heads): runs of `size` of them are the groups.
+     * NULL: groups of adjacent heads. */
+    const uint32_t *order;
+    uint32_t heads;
 } HeadGroups;
 /* The key-value head at place `at` of the order of a layer. With share = heads / kv_heads, merged query head h is made of the
  * query heads group_head(h / share * size + t) * share + h % share, t < size. */

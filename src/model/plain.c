@@ -120,11 +120,6 @@ static void show_residual(PlainState *s, uint32_t layer, const float *x, size_t 
 
 // ---- groups of heads -------------------------------------------------------------------------------------------------
 
-uint32_t group_head(const HeadGroups *g, const ModelConfig *c, uint32_t layer, uint32_t at)
-{
-    return g->order && layer >= g->first ? g->order[(size_t)(layer - g->first) * c->kv_heads + at] : at;
-}
-
 static uint32_t group_size(const PlainState *s, uint32_t layer)
 {
     return s->groups.size > 1 && layer >= s->groups.first ? s->groups.size : 1;

@@ -4,6 +4,8 @@
  * openings then needs more than 64 bits, they are taken back one by one, in the order of least harm. The arithmetic of a
  * chain is plan_rings.c's: the sum of what its factors carry below the point and what its result keeps above. */
 #include <math.h>
+#include <string.h>
+#include "model/head_groups.h"
 #include "model/secure_parts.h"
 
 static const double assumed_weight = 1.5;      // the largest weight of a model that is only a shape
@@ -419,7 +421,6 @@ static int residual_fraction(const PlanSeen *s, uint32_t layers, int start)
 Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model *m)
 {
     Fit f = {.p = p, .seen = seen, .c = c, .m = m, .private = p->private_part == PRIVATE_LAYERS, .lean = p->prefer == PREFER_BYTES, .gpt2 = c->arch == ARCH_GPT2};
-    p->arch = c->arch;
     f.start = f.gpt2 ? start_gpt2(f.lean) : start_llama(f.lean, f.private);
     f.fx = residual_fraction(seen, p->layers, f.start.residual);
     for (f.context_bits = 1; UINT64_C(1) << f.context_bits < p->context; f.context_bits++) {}
@@ -438,16 +439,37 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model
     return OK;
 }
 
+Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
+{
+    uint32_t context = o->context && o->context < c->context ? o->context : c->context;
+    *out = (Plan){.arch = c->arch, .context = context, .frozen = o->frozen, .prefer = o->prefer, .private_part = o->private_part};
+    arena_init(&out->arena, false);
+    if (o->frozen >= c->layers) return fail(FAIL_USE, "%u frozen layers of %u leave none to run securely", o->frozen, c->layers);
+    out->layers = c->layers - o->frozen;
+    out->layer = arena_new(&out->arena, LayerPlan, out->layers);
+    out->known = context > 1;
+    if (o->prefix_len >= context - out->known)
+        return fail(FAIL_USE, "a known prefix of %u tokens leaves no room in a context of %u", o->prefix_len, context);
+    out->known += o->prefix_len;
+    out->query_bits = o->private_part == PRIVATE_LAYERS ? square_bits(c->head_dim) / 2 : 0;
+    GUARD(head_groups_check(&o->heads, c, out->layers));
+    if (o->heads.size <= 1 && !o->heads.order) {
+        out->heads.first = out->frozen;
+        return OK;
+    }
+    out->heads = (HeadGroups){.size = o->heads.size, .first = out->frozen, .heads = o->heads.heads};
+    size_t len = (size_t)out->layers * o->heads.heads;
+    uint32_t *order = o->heads.order ? arena_new(&out->arena, uint32_t, len) : NULL;
+    if (order) memcpy(order, o->heads.order, len * sizeof *order);
+    out->heads.order = order;
+    return OK;
+}
+
 Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32_t rank)
 {
-    if (o->frozen >= c->layers) return fail(FAIL_USE, "%u frozen layers of %u leave none to run securely", o->frozen, c->layers);
-    uint32_t context = o->context && o->context < c->context ? o->context : c->context;
-    *out = (Plan){.context = context, .known = context > 1, .frozen = o->frozen, .layers = c->layers - o->frozen,
-                  .prefer = o->prefer, .private_part = o->private_part, .weight_bits = o->weight_bits == 8 ? 8 : 16};
-    arena_init(&out->arena, false);
-    out->layer = arena_new(&out->arena, LayerPlan, out->layers);
+    GUARD(plan_begin(out, c, o));
+    out->weight_bits = o->weight_bits == 8 ? 8 : 16;
     out->rank = o->private_part == PRIVATE_LORA ? rank : 0;
-    out->query_bits = o->private_part == PRIVATE_LAYERS ? square_bits(c->head_dim) / 2 : 0;
     for (MatrixKind k = 0; k < MAT_COUNT; k++) out->adapted[k] = out->rank > 0;
     LayerSeen typical = {.residual = 200, .square_low = {0x1p-5, 0x1p-5}, .square_high = {0x1p+5, 0x1p+5}, .normed = {32, 32},
                          .product = {200, 200}, .low_rank = {60, 60}, .query = 2, .key = 15, .value = 7, .score = 48, .mixed = 4,

@@ -4,7 +4,7 @@
  * order of members and the digits of reals are fixed: the text is canonical, and the plan's hash is over it. */
 #include <stddef.h>
 #include <string.h>
-#include "model/json.h"
+#include "model/head_groups.h"
 #include "model/secure_parts.h"
 
 typedef enum { F_UINT, F_INT, F_REAL, F_BOOL, F_WIDTH, F_LOOKUP, F_NORM, F_RANGE, F_BITS, F_FLAGS, F_PAIR, F_HASH } FieldKind;
@@ -74,6 +74,7 @@ static const Field plan_fields[] = {
     {"architecture", F_UINT, AT(Plan, arch), ARCH_GPT2},
     {"context", F_UINT, AT(Plan, context), UINT32_MAX},
     {"known", F_UINT, AT(Plan, known), UINT32_MAX},
+    {"merge", F_UINT, AT(Plan, heads.size), 1024},
     {"frozen", F_UINT, AT(Plan, frozen), UINT32_MAX},
     {"adapted", F_FLAGS, AT(Plan, adapted), 0},
     {"rank", F_UINT, AT(Plan, rank), UINT32_MAX},
@@ -136,7 +137,7 @@ static Json *field_json(const Field *f, const void *at)
 }
 
 /* Left out of the text where they are zero, as in every plan of a model that does without them. */
-static bool field_spare(const Field *f) { return !strcmp(f->name, "architecture") || !strcmp(f->name, "query_bits") || !strcmp(f->name, "rsqrt_fine"); }
+static bool field_spare(const Field *f) { return !strcmp(f->name, "architecture") || !strcmp(f->name, "merge") || !strcmp(f->name, "query_bits") || !strcmp(f->name, "rsqrt_fine"); }
 
 static bool field_empty(const Field *f, const void *at)
 {
@@ -166,6 +167,7 @@ void plan_json(const Plan *p, Buffer *out)
         for (uint32_t i = 0; i < p->known; i++) json_add(known, json_of_int(p->known_token[i]));
         json_put(o, "known_tokens", known);
     }
+    if (p->heads.order) json_put(o, "head_groups", head_groups_json(&p->heads, p->layers));
     json_print(out, o, 1, 17);
     buffer_u8(out, '\n');
     json_free(o);
@@ -230,6 +232,15 @@ static const Field *field_find(const Field *fields, const char *name)
     return fields->name ? fields : NULL;
 }
 
+/* Members of a plan that stand in no table. */
+static bool field_beside(const char *key)
+{
+    static const char *const names[] = {"format", "layers", "known_tokens", "head_groups"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i], key)) return true;
+    return false;
+}
+
 /* extra: members beside the table's that the caller reads. */
 static CHECKED Result struct_read(const Field *fields, void *out, const Json *o, size_t extra)
 {
@@ -244,7 +255,7 @@ static CHECKED Result struct_read(const Field *fields, void *out, const Json *o,
     }
     if (json_count(o) == count + extra) return OK;
     for (JsonEach e = {0}; json_each(o, &e);)
-        if (!field_find(fields, e.key) && !(extra && (!strcmp(e.key, "format") || !strcmp(e.key, "layers") || !strcmp(e.key, "known_tokens")))) {
+        if (!field_find(fields, e.key) && !(extra && field_beside(e.key))) {
             return fail(FAIL_DATA, "unknown field '%s'", e.key);
         }
     return fail(FAIL_DATA, "a field is missing");
@@ -268,11 +279,15 @@ static CHECKED Result plan_read(Plan *out, const Json *o)
     const Json *layers;
     GUARD(json_get_text(&format, o, "format"));
     if (strcmp(format, format_name) != 0) return fail(FAIL_DATA, "format is '%s', not '%s'", format, format_name);
-    const Json *known = json_find(o, "known_tokens");
-    GUARD(struct_read(plan_fields, out, o, 2 + (known != NULL)));
+    const Json *known = json_find(o, "known_tokens"), *groups = json_find(o, "head_groups");
+    GUARD(struct_read(plan_fields, out, o, 2 + (size_t)(known != NULL) + (size_t)(groups != NULL)));
     if (known) GUARD(known_read(out, known));
+    out->heads.first = out->frozen;
     GUARD(json_get_array(&layers, o, "layers", 1024));
     out->layers = (uint32_t)json_count(layers);
+    uint32_t size = out->heads.size;
+    if (groups) GUARD(head_groups_read(&out->heads, groups, out->layers, &out->arena));
+    if (groups && out->heads.size != size) return fail(FAIL_DATA, "head_groups: groups of %u heads, merged by %u", out->heads.size, size);
     out->layer = arena_new(&out->arena, LayerPlan, out->layers);
     for (uint32_t l = 0; l < out->layers; l++) {
         Result r = struct_read(layer_fields, &out->layer[l], json_at(layers, l), 0);

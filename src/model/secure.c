@@ -64,6 +64,22 @@ static void angles_new(SecureNet *s, LayerNet *l, Arena *session, uint32_t layer
     l->rope = angle;
 }
 
+/* Heads of a group stand side by side: key-value heads in the plan's order, and the query heads that share them alike. */
+static void orders_new(SecureNet *s, LayerNet *l, Arena *session, uint32_t layer)
+{
+    const ModelConfig *c = &s->config;
+    const HeadGroups *g = &s->plan->heads;
+    uint32_t share = c->heads / c->kv_heads, size = g->size > 1 ? g->size : 1;
+    if (!g->order && (size == 1 || share == 1)) return;
+    uint32_t *key = arena_new(session, uint32_t, c->kv_heads), *query = arena_new(session, uint32_t, c->heads);
+    for (uint32_t i = 0; i < c->kv_heads; i++) key[i] = group_head(g, c, s->plan->frozen + layer, i);
+    for (uint32_t i = 0; i < c->heads; i++) {
+        uint32_t merged = i / size, member = i % size;
+        query[i] = key[merged / share * size + member] * share + merged % share;
+    }
+    l->key_order = key, l->query_order = query;
+}
+
 static CHECKED Result layer_new(SecureNet *s, Arena *session, const Model *m, const Adapter *a, uint32_t layer)
 {
     LayerNet *l = &s->layer[layer];
@@ -85,6 +101,7 @@ static CHECKED Result layer_new(SecureNet *s, Arena *session, const Model *m, co
     l->sum_fine = p->sum_coarse.border ? tables_find(s->table, s->tables, &p->sum_fine) : NULL;
     l->silu = tables_find(s->table, s->tables, &p->silu);
     angles_new(s, l, session, layer);
+    orders_new(s, l, session, layer);
     for (MatrixKind k = 0; k < MAT_COUNT && holds_private(s); k++) l->bias[k] = private_bias(m, a, s->plan->frozen + layer, k, session);
     size_t kv = (size_t)c->kv_heads * c->head_dim;
     l->keys = cache_new(s->e, session, s->plan->context, kv, p->key.n, p->key.f);

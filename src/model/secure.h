@@ -64,6 +64,7 @@ typedef struct Plan {
     Arch arch;
     uint32_t context, known;                   // positions planned for; positions at the start whose tokens both know
     int32_t *known_token;                      // (known): BOS and a public prefix, covered by the plan's hash; NULL: BOS alone
+    HeadGroups heads;                          // of the secure layers; first is `frozen`, the order lies in the arena
     uint32_t frozen, layers;                   // the client runs layers below `frozen`; the `layers` above are secure
     bool adapted[MAT_COUNT];                   // matrices with low-rank factors, the same in every secure layer
     uint32_t rank;                             // of the adapter; 0 without one
@@ -92,7 +93,9 @@ typedef struct PlanOptions {
     Prefer prefer;
     Private private_part;
     unsigned weight_bits;                      // of plan_assume: 8, or 16 (also 0); plan_make follows the model
-    const int32_t *prefix; uint32_t prefix_len;// of plan_make: tokens after BOS that both know, of a system prompt or a template's head
+    /* Tokens after BOS that both know, of a system prompt or a template's head. plan_assume looks at their number alone. */
+    const int32_t *prefix; uint32_t prefix_len;
+    HeadGroups heads;                          // merged heads; first does not count
 } PlanOptions;
 /* Runs the plain model with its adapter over the text, watches the ranges and chooses the plan. */
 CHECKED Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions *o, const int32_t *tokens, size_t count);

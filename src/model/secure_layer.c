@@ -55,6 +55,32 @@ static Wire rope(SecureNet *s, const LayerNet *l, Wire a, size_t heads, Width to
     return wire_to(s->e, wire_map(s->e, a, a.at, l->plan->rope_f, turn_row, &t), to.n, to.f);
 }
 
+// ---- merged heads ----------------------------------------------------------------------------------------------------
+
+static size_t merge_size(const SecureNet *s) { return s->plan->heads.size > 1 ? s->plan->heads.size : 1; }
+static size_t merged_heads(const SecureNet *s) { return s->config.heads / merge_size(s); }
+static size_t merged_dim(const SecureNet *s) { return s->config.head_dim * merge_size(s); }
+
+/* The order of heads; inverse: back to it. */
+typedef struct Order { const uint32_t *head; size_t heads, dim; bool inverse; } Order;
+
+static void order_row(const void *ctx, size_t row, uint64_t *out, const uint64_t *in)
+{
+    const Order *o = ctx;
+    (void)row;
+    for (size_t h = 0; h < o->heads; h++) {
+        size_t to = o->inverse ? o->head[h] : h, from = o->inverse ? h : o->head[h];
+        for (size_t i = 0; i < o->dim; i++) out[to * o->dim + i] = in[from * o->dim + i];
+    }
+}
+
+/* Heads in the order of their groups, which then are as wide heads one after the other; inverse: back to the model's order. */
+static Wire heads_order(SecureNet *s, Wire a, const uint32_t *head, size_t heads, bool inverse)
+{
+    Order o = {head, heads, s->config.head_dim, inverse};
+    return head ? wire_map(s->e, a, a.at, 0, order_row, &o) : a;
+}
+
 // ---- attention -------------------------------------------------------------------------------------------------------
 
 typedef struct Rows { const Layout *scores; size_t heads; } Rows;
@@ -72,7 +98,7 @@ static void sum_row(const void *ctx, size_t row, uint64_t *out, const uint64_t *
 /* Positions that each row sees, once for every head. */
 static const Layout *score_layout(SecureNet *s, size_t rows, size_t **group_len)
 {
-    size_t heads = s->config.heads, *columns = arena_new(engine_arena(s->e), size_t, rows);
+    size_t heads = merged_heads(s), *columns = arena_new(engine_arena(s->e), size_t, rows);
     *group_len = arena_new(engine_arena(s->e), size_t, rows * heads);
     for (size_t r = 0; r < rows; r++) {
         columns[r] = heads * (s->past + r + 1);
@@ -86,9 +112,9 @@ static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, 
 {
     Engine *e = s->e;
     const LayerPlan *p = l->plan;
-    size_t heads = s->config.heads, *group_len;
+    size_t heads = merged_heads(s), *group_len;
     const Layout *groups = layout_uniform(e, heads), *at = score_layout(s, groups->rows, &group_len);
-    Wire scores = attend_scores(e, q, l->keys, heads, s->config.head_dim, at);
+    Wire scores = attend_scores(e, q, l->keys, heads, merged_dim(s), at);
     Opened *index = wire_open_to(e, scores, p->score_exp.t, p->score_exp.f);
     GUARD(engine_exchange(e, "attention: score index"));
     RowMax *max = rowmax_count(e, index, p->score_exp.k, groups, group_len);
@@ -110,7 +136,7 @@ static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q
     Engine *e = s->e;
     const LayerPlan *p = l->plan;
     const LayerRings *r = &l->rings;
-    size_t heads = s->config.heads, dim = s->config.head_dim;
+    size_t heads = merged_heads(s), dim = merged_dim(s);
     unsigned times = (unsigned)r->mix_times;
     Opened *w;
     Wire sums;
@@ -164,10 +190,10 @@ static CHECKED Result project(SecureNet *s, const LayerNet *l, const OutNet *o, 
 // ---- the layer -------------------------------------------------------------------------------------------------------
 
 /* Queues the known prefix as values of S: one row of the layout holds all of its positions. */
-static CHECKED Result known_open(SecureNet *s, Opened **out, Width to, int range, const float *v, const char *name)
+static CHECKED Result known_open(SecureNet *s, const LayerNet *l, Opened **out, Width to, int range, const float *v, const char *name)
 {
     Engine *e = s->e;
-    size_t len = (size_t)s->plan->known * s->config.kv_heads * s->config.head_dim;
+    size_t heads = s->config.kv_heads, dim = s->config.head_dim, len = s->plan->known * heads * dim;
     size_t *begin = arena_new(engine_arena(e), size_t, 2);
     begin[1] = len;
     Layout *at = arena_new(engine_arena(e), Layout, 1);
@@ -176,10 +202,11 @@ static CHECKED Result known_open(SecureNet *s, Opened **out, Width to, int range
     if (v) {
         x = arena_new(engine_arena(e), uint64_t, len);
         for (size_t i = 0; i < len; i++) {
-            if (!(fabs((double)v[i]) < ldexp(1, range))) {
-                return fail(FAIL_DATA, "a %s of the known prefix, %g, lies outside of the plan's range", name, (double)v[i]);
+            size_t head = i / dim % heads, from = i - head * dim + (l->key_order ? l->key_order[head] : head) * dim;
+            if (!(fabs((double)v[from]) < ldexp(1, range))) {
+                return fail(FAIL_DATA, "a %s of the known prefix, %g, lies outside of the plan's range", name, (double)v[from]);
             }
-            x[i] = ring_from_real((double)v[i], to.f);
+            x[i] = ring_from_real((double)v[from], to.f);
         }
     }
     *out = server_open(e, at, to.n, to.f, x);
@@ -194,20 +221,21 @@ static CHECKED Result layer_attention(SecureNet *s, LayerNet *l, Wire *x, bool e
     const ModelConfig *c = &s->config;
     Opened *known[2];
     if (enter_known) {
-        GUARD(known_open(s, &known[0], p->key, p->range.key, known_keys, "key"));
-        GUARD(known_open(s, &known[1], p->value, p->range.value, known_values, "value"));
+        GUARD(known_open(s, l, &known[0], p->key, p->range.key, known_keys, "key"));
+        GUARD(known_open(s, l, &known[1], p->value, p->range.value, known_values, "value"));
     }
     Wire y[GROUP_MOST];
     GUARD(norm_matrices(s, l, ATTN, *x, y));
     if (enter_known) cache_append(e, l->keys, known[0]), cache_append(e, l->values, known[1]);
     engine_turn(e, (Wire *const[]){x, &y[0], &y[1], &y[2]}, 4);
-    Opened *q = wire_open(e, rope(s, l, y[0], c->heads, p->query));
-    Opened *k = wire_open(e, rope(s, l, y[1], c->kv_heads, p->key));
-    Opened *v = wire_open_to(e, y[2], p->value.n, p->value.f);
+    Opened *q = wire_open(e, heads_order(s, rope(s, l, y[0], c->heads, p->query), l->query_order, c->heads, false));
+    Opened *k = wire_open(e, heads_order(s, rope(s, l, y[1], c->kv_heads, p->key), l->key_order, c->kv_heads, false));
+    Opened *v = wire_open_to(e, heads_order(s, y[2], l->key_order, c->kv_heads, false), p->value.n, p->value.f);
     GUARD(engine_exchange(e, "attention: q, k, v"));
     cache_append(e, l->keys, k), cache_append(e, l->values, v);
     Wire o;
     GUARD(attention(s, l, q, &o));
+    o = heads_order(s, o, l->query_order, c->heads, true);
     engine_turn(e, (Wire *const[]){x, &o}, 2);
     if (p->attention_opened) {
         Opened *oo = wire_open(e, o);

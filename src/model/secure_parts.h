@@ -62,6 +62,8 @@ typedef struct PlanSeen {
     LayerSeen *layer;                          // (layers)
     double residual, square_low, square_high, logit;           // at the final norm and the head
 } PlanSeen;
+/* What the options and the shape settle: all but ranges, widths, tables, rank and adapted. Fails on what they contradict. */
+CHECKED Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o);
 /* Chooses every width and table of p, whose mode, context, frozen, layers, rank and adapted are set. Fails where the ranges
  * do not fit 64 bits. m: NULL where only the shape is known. */
 CHECKED Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model *m);
@@ -115,6 +117,7 @@ typedef struct LayerNet {
     const Table *score_exp, *sum_coarse, *sum_fine, *silu;
     const int32_t *rope;                       // (context, head_dim / 2, 2); NULL without RoPE
     Cache *keys, *values;
+    const uint32_t *query_order, *key_order;   // (heads), (kv_heads): which head stands where; NULL: each where it was
 } LayerNet;
 
 struct SecureNet {
