@@ -181,7 +181,7 @@ TEST_BOTH(waiting_ends_in_time)
     close_both(e);
 }
 
-enum { BIG = 32 << 20 };
+enum { BIG = (32 << 20) - 12345 };          // no multiple of what anything below holds
 
 static void *exchange_big(void *ctx)
 {
@@ -205,6 +205,32 @@ TEST_BOTH(both_send_32_mb)      // three times, so that TLS changes its keys on 
     exchange_big(e.a);
     pthread_join(t, NULL);
     CHECK_EQUAL(3ll * BIG, channel_count(e.a).received);
+    close_both(e);
+}
+
+static void *exchange_odd(void *ctx)            // sizes that end anywhere in what holds the bytes that wait
+{
+    Channel *c = ctx;
+    enum { MOST = 6 << 20 };
+    uint8_t *out = malloc(MOST), *in = malloc(MOST);
+    CHECK(out && in);
+    for (size_t i = 0; i < MOST; i++) out[i] = (uint8_t)(i * 7 + i / 65521);
+    for (size_t round = 0; round < 60; round++) {
+        size_t len = (3 << 20) + round * 44729;
+        CHECK_OK(channel_send(c, out, len));
+        CHECK_OK(channel_expect(c, in, len, "odd"));
+        CHECK(!memcmp(out, in, len));
+    }
+    free(out);
+    free(in);
+    return NULL;
+}
+
+TEST_BOTH(both_send_odd_sizes)
+{
+    pthread_t t = spawn(exchange_odd, e.b);
+    exchange_odd(e.a);
+    pthread_join(t, NULL);
     close_both(e);
 }
 

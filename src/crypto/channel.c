@@ -255,38 +255,3 @@ void channel_close(Channel *c)
     c->link->kind->close(c->link, c->aborted);
     free(c);
 }
-
-// ---- bytes that wait -------------------------------------------------------------------------------------------------
-
-uint8_t *fifo_space(Fifo *f, size_t len)
-{
-    f->bytes.secret = true;
-    if (f->at > 0 && f->at >= f->bytes.len / 2) {                      // so each byte is moved at most once on average
-        f->bytes.len -= f->at;
-        if (f->bytes.len > 0) memmove(f->bytes.data, f->bytes.data + f->at, f->bytes.len);
-        f->at = 0;
-    }
-    buffer_reserve(&f->bytes, len);
-    return f->bytes.data + f->bytes.len;
-}
-
-void fifo_added(Fifo *f, size_t len)
-{
-    f->bytes.len += len;
-}
-
-size_t fifo_take(Fifo *f, uint8_t *out, size_t len)
-{
-    size_t n = fifo_len(f) < len ? fifo_len(f) : len;
-    if (n > 0) memcpy(out, f->bytes.data + f->at, n);
-    fifo_skip(f, n);
-    return n;
-}
-
-void fifo_skip(Fifo *f, size_t len)
-{
-    f->at += len;
-    if (len == 0 || fifo_len(f) > 0) return;
-    f->at = f->bytes.len = 0;
-    if (f->bytes.cap > 64 << 20) buffer_free(&f->bytes);               // less is kept: new pages cost more than the copy
-}

@@ -1,6 +1,6 @@
 /* link.h - private to crypto/: what a channel runs over, a stream of bytes in each direction.
  *
- * channel.c makes frames of the bytes; memory.c and tls.c carry them, socket.c makes the connections. */
+ * channel.c makes frames of the bytes; memory.c and tls.c carry them, fifo.c holds those that wait, socket.c makes the connections. */
 #ifndef MARILL_LINK_H
 #define MARILL_LINK_H
 
@@ -22,13 +22,18 @@ typedef struct LinkKind {
     void (*close)(Link *l, bool linger);       // linger: wait a moment so that the peer sees the last frame; frees l
 } LinkKind;
 
-/* Bytes that arrived and that nobody has asked for yet. */
-typedef struct Fifo { Buffer bytes; size_t at; } Fifo;
-uint8_t *fifo_space(Fifo *f, size_t len);                                // room for len more bytes
+/* Bytes that wait: arrived, and nobody has asked for them yet; or still to leave. All zeros is an empty one. */
+enum { FIFO_CHUNK = 256 << 10 };
+typedef struct FifoChunk FifoChunk;
+typedef struct Fifo { FifoChunk *first, *last, *spare; size_t spares, len; } Fifo;
+uint8_t *fifo_space(Fifo *f, size_t len);                                // room for len more bytes, a chunk's at most
 void fifo_added(Fifo *f, size_t len);
+void fifo_append(Fifo *f, const uint8_t *data, size_t len);
 size_t fifo_take(Fifo *f, uint8_t *out, size_t len);                     // what there is of len bytes
-void fifo_skip(Fifo *f, size_t len);
-static inline size_t fifo_len(const Fifo *f) { return f->bytes.len - f->at; }
+const uint8_t *fifo_front(Fifo *f, size_t *len);                         // the first bytes, as many as lie in one piece
+void fifo_skip(Fifo *f, size_t len);                                     // of these
+void fifo_free(Fifo *f);                                                 // wipes
+static inline size_t fifo_len(const Fifo *f) { return f->len; }
 
 enum { LINK_SEND_BYTES = 64 << 20 };           // that may wait to leave before a sender waits, unless channel_buffers says otherwise
 

@@ -24,10 +24,8 @@ static Result memory_write(Link *l, const uint8_t *head, size_t head_len, const 
     bool open = m->pair->open[!m->end];
     if (open) {
         Fifo *to = &m->pair->to[!m->end];
-        uint8_t *space = fifo_space(to, head_len + len);
-        memcpy(space, head, head_len);
-        if (len > 0) memcpy(space + head_len, data, len);
-        fifo_added(to, head_len + len);
+        fifo_append(to, head, head_len);
+        fifo_append(to, data, len);
         pthread_cond_broadcast(&m->pair->change);
     }
     pthread_mutex_unlock(&m->pair->lock);
@@ -77,8 +75,8 @@ static void memory_close(Link *l, bool linger)
     if (last) {
         pthread_mutex_destroy(&m->pair->lock);
         pthread_cond_destroy(&m->pair->change);
-        buffer_free(&m->pair->to[0].bytes);
-        buffer_free(&m->pair->to[1].bytes);
+        fifo_free(&m->pair->to[0]);
+        fifo_free(&m->pair->to[1]);
         free(m->pair);
     }
     free(m);

@@ -148,10 +148,14 @@ static size_t tls_put(Tls *t, const uint8_t *data, size_t len)
 /* Of the bytes that wait to leave, at most `most`. */
 static size_t tls_put_waiting(Tls *t, size_t most)
 {
-    size_t n = fifo_len(&t->out) < most ? fifo_len(&t->out) : most;
-    if (n > 0) n = tls_put(t, t->out.bytes.data + t->out.at, n);
-    fifo_skip(&t->out, n);
-    return n;
+    size_t done = 0, piece = 0, n = 0;
+    while (done < most && fifo_len(&t->out) > 0 && n == piece) {
+        const uint8_t *front = fifo_front(&t->out, &piece);
+        n = tls_put(t, front, piece);
+        fifo_skip(&t->out, n);
+        done += n;
+    }
+    return done;
 }
 
 /* Takes what has arrived into the FIFO, up to `most` bytes there; returns how much it was. */
@@ -268,8 +272,7 @@ static Result tls_append(Tls *t, const uint8_t *data, size_t len)
             GUARD(tls_make_room(t, t->link.timeout));
             continue;
         }
-        memcpy(fifo_space(&t->out, n), data, n);
-        fifo_added(&t->out, n);
+        fifo_append(&t->out, data, n);
         data += n, len -= n;
         if (waiting == 0) pump_start(t);
     }
@@ -365,8 +368,8 @@ static void tls_close(Link *l, bool linger)
         if (recv(t->fd, scrap, sizeof scrap, 0) <= 0 || clock_seconds() > until) break;
     SSL_free(t->ssl);                                                  // with its BIO
     close(t->fd);
-    buffer_free(&t->in.bytes);
-    buffer_free(&t->out.bytes);
+    fifo_free(&t->in);
+    fifo_free(&t->out);
     pthread_mutex_destroy(&t->lock);
     free(t);
 }
