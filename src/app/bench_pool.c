@@ -45,7 +45,9 @@ Result bench_pool(int argc, char **argv)
     if (k.layers > c.layers) return fail(FAIL_USE, "--layers %llu: %s has %u", (unsigned long long)k.layers, k.shape, c.layers);
     c.layers = (uint32_t)k.layers;
     Plan p;
-    PlanOptions o = {.context = (uint32_t)k.positions + 1, .prefer = (Prefer)k.prefer, .private_part = k.rank ? PRIVATE_LORA : PRIVATE_LAYERS};
+    PlanOptions o = {.context = (uint32_t)k.positions + 1,
+                     .prefer = (Prefer)k.prefer,
+                     .private_part = k.rank ? PRIVATE_LORA : PRIVATE_LAYERS};
     GUARD(plan_assume(&p, &c, &o, (uint32_t)k.rank));
     threads_start((unsigned)k.threads);
     PoolRates rates;

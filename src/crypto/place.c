@@ -1,7 +1,7 @@
 /* place.c - files that appear whole, private and durable, or not at all: keys, tapes and pools are made of them.
  *
- * base.h has file_write, which replaces; these refuse to. A file is written without a name where the file system knows such files, so that a
- * crash leaves nothing, else under one beside; its name is given with link(2), which fails if that is taken. */
+ * base.h has file_write, which replaces; these refuse to. A file is written without a name where the file system knows such files, so
+ * that a crash leaves nothing, else under one beside; its name is given with link(2), which fails if that is taken. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

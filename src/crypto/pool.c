@@ -13,8 +13,8 @@
  * (H, segment, piece): a keyed hash that is chained to the header. The signature covers all tags, so opening a pool checks it
  * without reading gigabytes, and a piece is checked in full when it is used; nothing of it is given out before.
  *
- * Dealing keeps a core busy, and so does sealing and copying to the disk's cache: a thread of the writer's own does these, a few pieces behind. It is
- * outside of base's pool of threads, as it waits for a disk.
+ * Dealing keeps a core busy, and so does sealing and copying to the disk's cache: a thread of the writer's own does these, a few pieces
+ * behind. It is outside of base's pool of threads, as it waits for a disk.
  *
  * Reading is pread and not mmap: a file that is cut while it is mapped ends the process with SIGBUS, whatever was checked before, and
  * every byte passes through AES on its way to secret memory anyhow, 64 KB at a time, which stay in the cache. */

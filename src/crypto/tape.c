@@ -318,7 +318,8 @@ static Result open_locked(Tape *t)
     GUARD(file_sole(t->fd, t->path));
     GUARD(state_read(&t->about, t->key, t->fd, t->path));
     if (t->about.copy)
-        return fail(FAIL_CRYPTO, "%s: is a copy or was restored from one: a tape works only where it was made, and only the latest", t->path);
+        return fail(FAIL_CRYPTO, "%s: is a copy or was restored from one: a tape works only where it was made, and only the latest",
+                    t->path);
     return beside_clear(path_beside(t));
 }
 

@@ -35,8 +35,10 @@ uint32_t bundle_room(const Bundle *b);         // positions of a conversation af
 void session_seed(uint8_t out[KEY_BYTES], const uint8_t client[KEY_BYTES], const uint8_t provider[KEY_BYTES],
                   const uint8_t session[SESSION_BYTES]);
 /* The provider's lasting secrets, from its identity and its private integers: the same in every process that serves the
- * same adapter under the same plan, and different as soon as one number of it changes, so that no pad covers two matrices. A new epoch changes them all. */
-CHECKED Result provider_secrets(uint8_t commitment[HASH_BYTES], uint8_t pad_seed[KEY_BYTES], const Bundle *b, const Identity *me, uint64_t epoch);
+ * same adapter under the same plan, and different as soon as one number of it changes, so that no pad covers two matrices. A new
+ * epoch changes them all. */
+CHECKED Result provider_secrets(uint8_t commitment[HASH_BYTES], uint8_t pad_seed[KEY_BYTES], const Bundle *b, const Identity *me,
+                                uint64_t epoch);
 /* Keys and values of the known positions, by the float network with its adapter: arena memory. */
 CHECKED Result known_prefix(KnownPrefix *out, const Bundle *b, Arena *a);
 /* The one-time message of S to T: each pinned matrix a frame. */

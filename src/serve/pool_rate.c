@@ -63,7 +63,10 @@ static Result read_once(double *seconds, const Making *m, const uint8_t seed[KEY
         const uint8_t *words;
         r = tape_reserve(t, i, 1, key);
         if (!failed(r)) r = pool_read_begin(&reader, p, i, key[0]);
-        for (uint64_t left = m->sizes[i], n; left > 0 && !failed(r); left -= n) r = pool_read(&reader, &words, n = left < BITE ? left : BITE);
+        for (uint64_t left = m->sizes[i], n; left > 0 && !failed(r); left -= n) {
+            n = left < BITE ? left : BITE;
+            r = pool_read(&reader, &words, n);
+        }
     }
     *seconds = clock_seconds() - begin;
     pool_read_end(&reader);

@@ -46,8 +46,8 @@ static Result pool_adds_up(const Provider *p)
     uint64_t bytes = 0;
     for (uint64_t i = 0; i < pool_segments(p->pool); i++) bytes += pool_size(p->pool, i);
     if (a->positions == pool_segments(p->pool) && a->bytes == bytes) return OK;
-    return fail(FAIL_DATA, "%s: its header says %llu positions of %llu bytes, it has %llu of %llu", p->o->pool, (unsigned long long)a->positions,
-                (unsigned long long)a->bytes, (unsigned long long)pool_segments(p->pool), (unsigned long long)bytes);
+    return fail(FAIL_DATA, "%s: its header says %llu positions of %llu bytes, it has %llu of %llu", p->o->pool,
+                (unsigned long long)a->positions, (unsigned long long)a->bytes, (unsigned long long)pool_segments(p->pool), (unsigned long long)bytes);
 }
 
 static Result pool_ready(Provider *p)
@@ -67,7 +67,8 @@ static Result pool_ready(Provider *p)
     GUARD(fail_in(agreement_check(&p->agreement, &of, "pool"), "%s", o->pool));
     if (memcmp(p->about.provider, o->identity->public_key, 32) != 0) return fail(FAIL_DATA, "%s: was made for another provider", o->pool);
     if (p->about.epoch != o->epoch)
-        return fail(FAIL_DATA, "%s: was made for epoch %llu, this is %llu", o->pool, (unsigned long long)p->about.epoch, (unsigned long long)o->epoch);
+        return fail(FAIL_DATA, "%s: was made for epoch %llu, this is %llu", o->pool, (unsigned long long)p->about.epoch,
+                    (unsigned long long)o->epoch);
     if (memcmp(p->about.commitment, p->commitment, HASH_BYTES) != 0) return fail(FAIL_DATA, "%s: was made for another adapter", o->pool);
     if (memcmp(p->about.third, o->third.key, 32) != 0) return fail(FAIL_DATA, "%s: names another third party than its signer", o->pool);
     GUARD(pool_adds_up(p));

@@ -95,7 +95,8 @@ typedef struct PoolAbout {
 CHECKED Result pool_about(PoolAbout *out, const uint8_t *header, size_t len);
 
 /* Makes a pool of a plan in `folder`, with matrices of nobody, and removes it: seconds that it takes, and beside it those of dealing the
- * same words to nowhere and of writing as many bytes plainly; and those of reading it as a provider does. Each the least of `repeat` turns. */
+ * same words to nowhere and of writing as many bytes plainly; and those of reading it as a provider does. Each the least of `repeat`
+ * turns. */
 typedef struct PoolRates { uint64_t bytes; double deal, disk, pool, read; } PoolRates;
 CHECKED Result pool_rates(PoolRates *out, const Plan *p, const ModelConfig *c, uint32_t positions, const char *folder, unsigned repeat);
 
