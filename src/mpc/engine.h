@@ -177,7 +177,7 @@ Opened *opened_new(Engine *e, const Layout *at, unsigned n, unsigned f);
 static inline uint64_t opened_centre(unsigned n) { return n > 1 ? UINT64_C(1) << (n - 2) : 0; }
 /* x + 2^(n-2) + r mod 2^n: what travelled. */
 static inline uint64_t opened_hat(const Opened *o, size_t i) { return o->p[i] + opened_centre(o->n); }
-uint64_t opened_mask(const Opened *o, size_t i);              // T, CLEAR: r, below 2^n
+static inline uint64_t opened_mask(const Opened *o, size_t i) { return ring_low(o->rc.word[i] + o->rs.word[i], o->n); }   // T, CLEAR: r
 /* All words of g (C, S, CLEAR) and of mu (T, CLEAR), where they are needed more than once. */
 uint64_t *term_public_words(Engine *e, const Term *t, const Layout *at);
 uint64_t *term_secret_words(Engine *e, const Term *t, const Layout *at);

@@ -232,6 +232,18 @@ Looked *lookup_select_below(Engine *e, const Opened *index, const Table *t, cons
 
 // ---- the factor ------------------------------------------------------------------------------------------------------
 
+typedef struct KappaJob { const Looked *l; uint64_t *kappa; } KappaJob;
+
+static void kappa_words(void *ctx, size_t begin, size_t end)
+{
+    const KappaJob *j = ctx;
+    for (unsigned k = 0; k < j->l->count; k++) {
+        const Column *c = &j->l->column[k];
+        const uint64_t *rc = c->u->rc.word, *rs = c->u->rs.word, *mu = c->mu;
+        for (size_t i = begin; i < end; i++) j->kappa[i] += mu[i] * ring_low(rc[i] + rs[i], c->u->n) << c->up;
+    }
+}
+
 /* y = sum_j phi_j (s u_j): terms (u_j^, s phi_j), where a column is narrower than the ring (2^m c_j, s phi_j msb(a_j)), and
  * (-1, kappa = sum_j s phi_j a_j), a_j the column's mask. */
 const Factor *looked_factor(Engine *e, Looked *l, unsigned n)
@@ -240,10 +252,10 @@ const Factor *looked_factor(Engine *e, Looked *l, unsigned n)
     Factor *x = factor_new(e, l->at, l->f, n);
     uint64_t *kappa = words_if(e, e->third, len);
     x->value = l->value, x->once = true;
+    if (kappa) parallel_for(len, 4096, kappa_words, &(KappaJob){l, kappa});
     for (unsigned j = 0; j < l->count; j++) {
         const Column *c = &l->column[j];
         unsigned m = c->u->n;
-        for (size_t i = 0; kappa && i < len; i++) kappa[i] += c->mu[i] * opened_mask(c->u, i) << c->up;
         Term *t = factor_term(x);
         *t = (Term){.shown = c->u, .up = c->up, .mu = c->mu, .v = c->up, .ring = n, .shared = c->signs};
         if (c->signs && e->client) t->c = l->pop;

@@ -20,8 +20,6 @@ static Opened *opened_over(Engine *e, const Layout *at, unsigned n, unsigned f, 
 
 Opened *opened_new(Engine *e, const Layout *at, unsigned n, unsigned f) { return opened_over(e, at, n, f, NULL); }
 
-uint64_t opened_mask(const Opened *o, size_t i) { return ring_low(o->rc.word[i] + o->rs.word[i], o->n); }
-
 typedef struct OpenJob { Engine *e; Opened *o; Wire a; unsigned k; const Pending *p; uint8_t *out; } OpenJob;
 
 /* A block of a party's share, k bits dropped. */

@@ -4,8 +4,8 @@
  * number before it meets the row, so that rows lie once in memory and are read from their beginning. */
 #include "num/select.h"
 
-/* The lowest 8 / bytes bits as masks of the words of that many bytes in a register: each picks its own bit, and a carry out of what
- * is below the top of a word says whether it was there. */
+/* The lowest 8 / bytes bits as masks of the words of that many bytes in a register: each word picks its own bit, and a carry to
+ * its top says whether the bit was there. */
 static uint64_t words_masked(uint64_t bits, unsigned bytes)
 {
     const uint64_t each = bytes == 1 ? 0x0101010101010101u : bytes == 2 ? 0x0001000100010001u : bytes == 4 ? 0x0000000100000001u : 1;
@@ -19,7 +19,7 @@ static uint64_t words_masked(uint64_t bits, unsigned bytes)
 /* The sum of `count` words, at most 64, under their bits: neighbours are added up in lanes twice as wide. */
 static uint64_t column_sum(const uint8_t *column, unsigned bytes, uint64_t bits, size_t count)
 {
-    const uint64_t even = bytes == 1 ? 0x00FF00FF00FF00FFu : bytes == 2 ? 0x0000FFFF0000FFFFu : bytes == 4 ? 0x00000000FFFFFFFFu : UINT64_MAX;
+    const uint64_t even = bytes == 1 ? 0x00FF00FF00FF00FFu : bytes == 2 ? 0x0000FFFF0000FFFFu : 0x00000000FFFFFFFFu;
     uint64_t sum = 0;
     for (size_t at = 0; at < count * bytes / 8; at++, bits >>= 8 / bytes) {
         uint64_t v = bits_word(column, at) & words_masked(bits, bytes);
