@@ -67,11 +67,11 @@ void avx2_pack(uint8_t *out, const uint64_t *x, size_t len, unsigned n)
     wipe(pairs, sizeof pairs);
 }
 
-/* Eight bytes from here and eight from there. (As doubles, whose loads take any bits from any place.) */
+/* Eight bytes from here and eight from there. */
 AVX2_INLINE __m128i load_two(const uint8_t *first, const uint8_t *second)
 {
-    __m128d low = _mm_load_sd((const double *)(const void *)first);
-    return _mm_castpd_si128(_mm_loadh_pd(low, (const double *)(const void *)second));
+    __m128i low = _mm_loadl_epi64((const __m128i *)(const void *)first);
+    return _mm_unpacklo_epi64(low, _mm_loadl_epi64((const __m128i *)(const void *)second));
 }
 
 /* Four words at bits 0, n, 2 n, 3 n of `in`, of at most 57 bits: each lies within eight bytes. */
