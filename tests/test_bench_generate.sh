@@ -35,10 +35,12 @@ sound="d['max_abs_error'] < 0.1 * d['logit_rms']"
 check "$sound and d['prefill']['exchanges'] == 59 and d['decode']['exchanges'] == 3 * 59" --setting 3pc
 check "$sound and d['prefill']['exchanges'] == 3 * 23 + 5" --setting 3pc --prefer bytes
 check "$sound and d['scaled']['to'] == 5 and d['prefill']['exchanges'] == 5 * 23 + 5" --setting dealer --prefer bytes --frozen 1 --layers 3
+check "$sound and d['merge'] == 2" --setting 3pc --merge 2
 check "$sound and d['rank'] == 0" --setting 3pc --private layers
 check "$sound and d['known'] == 20 and d['decode']['bytes']['third_to_server'] == 0" --setting dealer --known-prefix 20 --net lan
 check "d['known'] == 30 and 'past' in d['synthetic'] and 'max_abs_error' not in d" --setting 3pc --synthetic-past 30 --context 64
 refused "--setting is dealer or 3pc" --setting plain
+refused "merge" --setting 3pc --merge 3
 refused "--layers must be" --setting 3pc --layers 9
 refused "--context 5 is less" --setting 3pc --context 5
 refused "the same positions" --setting 3pc --known-prefix 2 --synthetic-past 4

@@ -175,7 +175,7 @@ static CHECKED Result plan_of(const Generate *g, Plan *p, ModelConfig *c, uint32
     *c = g->config;
     c->layers = g->frozen + layers;
     PlanOptions o = {.context = g->context, .frozen = g->frozen, .prefer = (Prefer)k->prefer, .private_part = (Private)k->private,
-                     .weight_bits = 8};
+                     .weight_bits = 8, .heads.size = (uint32_t)k->merge};
     GUARD(plan_assume(p, c, &o, (uint32_t)k->rank));
     p->known = g->known;
     if (p->known > 1 && !k->past) p->known_token = g->ids;
@@ -227,6 +227,7 @@ static CHECKED Result tokens_check(const Generate *g, Session *s, const Bundle *
     arena_init(&a, false);
     synthetic_factors(&factors, &client->plan, c, k->seed);
     PlainState *state = plain_new(&client->model, client->plan.rank ? &factors : NULL, g->context, &a);
+    plain_merge(state, &client->plan.heads);
     size_t first = g->known + k->prompt;
     float *x = arena_new(&a, float, first * c->width), *want = arena_new(&a, float, c->vocab);
     double squares = 0, most = 0;
@@ -497,6 +498,7 @@ static void generate_print(const Generate *g, const Outcome *o)
     printf("%s, %s, --prefer %s, --private %s: %u layers at the client, %u secure, rank %llu, context %u, %u known\n", k->shape,
            setting_names[k->setting], prefer_names[k->prefer], private_names[k->private], g->frozen, g->secure,
            (unsigned long long)(k->private == PRIVATE_LORA ? k->rank : 0), g->context, g->known);
+    if (k->merge > 1) printf("heads of the secure layers merged by %llu\n", (unsigned long long)k->merge);
     printf("synthetic: base, factors, tokens%s\n", k->past ? ", and the keys and values of the known positions" : "");
     if (g->sessions > 1) printf("scaled to %u secure layers from sessions of 1 and of %u\n", g->secure, g->session[1].layers);
     printf("\n%-20s %12s %12s %12s\n", "", "set-up", "prompt", "reply");
@@ -557,7 +559,6 @@ static CHECKED Result generate_ready(Generate *g, const Option *options)
     GUARD(net_parse(&net, k->net));
     if (setting != SETTING_DEALER && setting != SETTING_3PC)
         return fail(FAIL_USE, "--setting is dealer or 3pc here, not '%s'", setting_names[setting]);
-    if (k->merge != 1) return fail(FAIL_USE, "--merge %llu: merged heads are not available yet", (unsigned long long)k->merge);
     GUARD(shape_read(k->shape, &g->config));
     if (g->config.arch != ARCH_LLAMA) return fail(FAIL_USE, "--shape %s: only Llamas have a quantised base", k->shape);
     GUARD(frozen_count(&g->frozen, k->frozen, g->config.layers));
