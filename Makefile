@@ -27,5 +27,9 @@ FUZZ_SECONDS ?= 30
 fuzz: setup
 	@tools/fuzz $(FUZZ_SECONDS)
 
+# Measures everything that is quoted, into bench/results/: about half an hour. BENCH="limits block" runs parts (tools/bench lists them).
+bench: build
+	@tools/bench $(BENCH)
+
 clean:
 	rm -rf build build-sanitize build-fuzz

@@ -6,24 +6,38 @@
 #include <string.h>
 
 const char bench_usage[] =
-    "limits|lookup|matmul|deal|pack|pool [options] | generate --shape S --setting S [options]\n"
+    "limits|lookup|matmul|deal|pack [--seconds S] [--threads N] [--json]\n"
     "  limits                       what this machine gives: units of the processor, memory, loopback\n"
     "  lookup, matmul, deal, pack   what the kernels reach of it\n"
-    "  pool                         writing a pool, against dealing alone and the disk: --shape S (open-llama-3b) --layers N (1)\n"
-    "                               --positions N (32) --rank R --prefer exchanges|bytes --folder DIR (.) --repeat N (3)\n"
-    "  generate                     a generation at the size of a real model, beside its plain forward: see below\n"
-    "  --threads N                  (1)\n"
     "  --seconds S                  for each race (0.5); more is steadier\n"
-    "  --json\n"
-    "generate: synthetic 8-bit base of the real shape, made once (3.6 or 6.9 GB), synthetic factors; three processes\n"
-    "  --shape open-llama-3b|llama2-7b or DIR/ with config.json  --setting dealer|3pc  --prefer exchanges|bytes\n"
-    "  --private lora|layers\n"
+    "  --threads N                  (1)\n\n"
+    "       marill bench block --shape NAME --setting dealer|3pc [options] [--threads N] [--json]\n"
+    "  one secure layer between three processes, beside the float forward of the same layer\n"
+    "  --shape NAME                 gpt2-small, open-llama-3b or llama2-7b; weights and inputs are random, of unit scale\n"
+    "  --tokens N                   rows of the batch (128)\n"
+    "  --past N                     positions before it, in the caches (0)\n"
+    "  --private layers|lora        (layers)\n"
+    "  --rank R                     of the private factors (64)\n"
+    "  --prefer exchanges|bytes     (bytes)\n"
+    "  --net NET                    loopback, lan, wan or RTT=..ms,BW=..Mbit (loopback)\n"
+    "  --repeat N                   repetitions, by turns with the float forward (5)\n"
+    "  --seed N                     of weights and inputs (1)\n\n"
+    "       marill bench generate --shape NAME --setting dealer|3pc [options] [--threads N] [--json]\n"
+    "  a generation at the size of a real model, beside its plain forward: a synthetic 8-bit base of the real shape, made once\n"
+    "  (3.6 or 6.9 GB), synthetic factors; three processes\n"
+    "  --shape open-llama-3b|llama2-7b or DIR/ with config.json  --prefer exchanges|bytes  --private lora|layers\n"
     "  --prompt-tokens N (128)  --tokens N (16)  --frozen F (0.5)  --rank R (64)  --merge M (1)  --context N  --net NET\n"
     "  --known-prefix N             positions at the start whose tokens both know (1: BOS)\n"
     "  --synthetic-past N           the cache begins with N positions of synthetic keys and values, under fresh masks\n"
     "  --layers L                   runs 1 and L secure layers, and scales what a layer adds to all of them\n"
     "  --cache DIR                  of the base ($XDG_CACHE_HOME/marill, or ~/.cache/marill)\n"
-    "  --seed N (1)  --threads N (of each party)  --json\n";
+    "  --seed N                     (1)\n\n"
+    "       marill bench pool [options] [--json]\n"
+    "  writing a pool, against dealing alone and the disk\n"
+    "  --shape NAME (open-llama-3b)  --layers N (1)  --positions N (32)  --rank R  --prefer exchanges|bytes  --folder DIR (.)\n"
+    "  --repeat N (3)  --threads N (1)\n\n"
+    "       marill bench report DIR      the results in a folder as Markdown, asked beside measured\n"
+    "       marill bench pick FILE PATH...  single values of a result: bytes.client_to_server, figures.0.best\n";
 
 // ---- races -----------------------------------------------------------------------------------------------------------
 
@@ -77,7 +91,7 @@ void *bench_memory(size_t len)
 
 // ---- reports ---------------------------------------------------------------------------------------------------------
 
-static Figure *figure_new(Report *r, const char *unit, const char *format, va_list args)
+static Figure *figure_new(Figures *r, const char *unit, const char *format, va_list args)
 {
     ASSERT(r->count < MOST_FIGURES);
     Figure *f = &r->figure[r->count++];
@@ -87,7 +101,7 @@ static Figure *figure_new(Report *r, const char *unit, const char *format, va_li
     return f;
 }
 
-Figure *report_rate(Report *r, const char *unit, double scale, const Bout *b, const char *format, ...)
+Figure *figure_rate(Figures *r, const char *unit, double scale, const Bout *b, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -97,7 +111,7 @@ Figure *report_rate(Report *r, const char *unit, double scale, const Bout *b, co
     return f;
 }
 
-Figure *report_time(Report *r, const char *unit, double scale, const Bout *b, const char *format, ...)
+Figure *figure_time(Figures *r, const char *unit, double scale, const Bout *b, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -158,6 +172,8 @@ static Json *figure_json(const Figure *f)
     json_put(o, "unit", json_of_text(f->unit));
     if (f->of) json_put(o, "of", json_of_text(f->of)), json_put(o, "share", json_of_real(f->share));
     if (f->ask == ASK_NOTHING) return o;
+    static const char *const asks[] = {"", "share", "times", "at most"};
+    json_put(o, "ask", json_of_text(asks[f->ask]));
     json_put(o, "asked", json_of_real(f->asked));
     json_put(o, "met", json_of_bool(ask_met(f->ask, f->asked, figure_value(f))));
     return o;
@@ -176,7 +192,7 @@ static void figure_print(const Figure *f)
            missed ? "  MISSED" : "");
 }
 
-void report_print(const Report *r, bool json)
+void figures_print(const Figures *r, bool json)
 {
     if (json) {
         Json *o = json_new_object(), *a = json_new_array();
@@ -199,15 +215,14 @@ void report_print(const Report *r, bool json)
 static const struct { const char *name; Result (*run)(const BenchArgs *k); } kernels[] = {
     {"limits", bench_limits}, {"lookup", bench_lookup}, {"matmul", bench_matmul}, {"deal", bench_deal}, {"pack", bench_pack}};
 
-Result bench_command(int argc, char **argv)
+static const struct { const char *name; Result (*run)(int argc, char **argv); } others[] = {
+    {"block", bench_block}, {"generate", bench_generate}, {"pool", bench_pool}, {"report", bench_report}, {"pick", bench_pick}};
+
+static Result kernels_command(const char *what, int argc, char **argv)
 {
-    if (argc > 0 && !strcmp(argv[0], "generate")) return bench_generate(argc - 1, argv + 1);
-    if (argc > 0 && !strcmp(argv[0], "pool")) return bench_pool(argc - 1, argv + 1);
-    const char *what = NULL;
     uint64_t threads = 1;
     BenchArgs k = {.seconds = 0.5};
     Option options[] = {
-        OPTION("WHAT", OPT_TEXT, &what, .required = true),
         OPTION("--threads", OPT_UINT, &threads, .min = 1, .max = 256),
         OPTION("--seconds", OPT_REAL, &k.seconds, .min = 0.001, .max = 100),
         OPTION("--json", OPT_FLAG, &k.json),
@@ -218,5 +233,13 @@ Result bench_command(int argc, char **argv)
         threads_start((unsigned)threads);
         return kernels[i].run(&k);
     }
-    return fail(FAIL_USE, "'%s' is none of limits, lookup, matmul, deal, pack, pool, generate", what);
+    return fail(FAIL_USE, "'%s' is none of limits, lookup, matmul, deal, pack, pool, block, generate", what);
+}
+
+Result bench_command(int argc, char **argv)
+{
+    if (argc < 1 || argv[0][0] == '-') return fail(FAIL_USE, "what to measure is missing; 'marill bench --help' lists it");
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (!strcmp(argv[0], others[i].name)) return others[i].run(argc - 1, argv + 1);
+    return kernels_command(argv[0], argc - 1, argv + 1);
 }

@@ -1,7 +1,7 @@
 /* bench.h - private to app/: what the benchmarks share.
  *
  * A *bout* is something that is run again and again and says how many operations it did. Bouts that are to be compared run
- * by turns, a few milliseconds each, so that whatever else the machine does hits all of them: `bench_race`. A *report* is a
+ * by turns, a few milliseconds each, so that whatever else the machine does hits all of them: `bench_race`. A *figures* list has
  * list of figures, each a rate with what it is held against and what is asked of it; it prints as a table, or as JSON. */
 #ifndef MARILL_BENCH_H
 #define MARILL_BENCH_H
@@ -34,13 +34,13 @@ typedef struct Figure {
 } Figure;
 
 enum { MOST_FIGURES = 64 };
-typedef struct Report { const char *name; Figure figure[MOST_FIGURES]; size_t count; } Report;
-Figure *report_rate(Report *r, const char *unit, double scale, const Bout *b, const char *format, ...) PRINTF(5, 6);   // rate / scale
+typedef struct Figures { const char *name; Figure figure[MOST_FIGURES]; size_t count; } Figures;
+Figure *figure_rate(Figures *r, const char *unit, double scale, const Bout *b, const char *format, ...) PRINTF(5, 6);   // rate / scale
 /* Seconds of one operation instead of a rate, times `scale`. */
-Figure *report_time(Report *r, const char *unit, double scale, const Bout *b, const char *format, ...) PRINTF(5, 6);
+Figure *figure_time(Figures *r, const char *unit, double scale, const Bout *b, const char *format, ...) PRINTF(5, 6);
 /* Holds a figure against `share` of a reference's rate; asked 0 asks nothing. */
 void figure_hold(Figure *f, const Bout *own, const Bout *reference, double scale, const char *of, Ask ask, double asked);
-void report_print(const Report *r, bool json);
+void figures_print(const Figures *r, bool json);
 Json *machine_json(void);                      // processor, kernels, threads, load, commit if known
 bool ask_met(Ask ask, double asked, double value);
 
@@ -52,8 +52,12 @@ CHECKED Result bench_lookup(const BenchArgs *k);
 CHECKED Result bench_matmul(const BenchArgs *k);
 CHECKED Result bench_deal(const BenchArgs *k);
 CHECKED Result bench_pack(const BenchArgs *k);
+// Arguments after the name.
 CHECKED Result bench_pool(int argc, char **argv);
-CHECKED Result bench_generate(int argc, char **argv);          // bench_generate.c
+CHECKED Result bench_block(int argc, char **argv);
+CHECKED Result bench_generate(int argc, char **argv);         // bench_generate.c
+CHECKED Result bench_report(int argc, char **argv);
+CHECKED Result bench_pick(int argc, char **argv);
 
 /* The machine's own units as bouts, on every thread at once. load: of `len` bytes a thread, from `data` (threads * len). */
 typedef struct LoadBout { const uint8_t *data; size_t len; } LoadBout;

@@ -29,7 +29,7 @@ static double unpack_run(void *ctx, uint64_t times)
 Result bench_pack(const BenchArgs *k)
 {
     static const unsigned widths[] = {8, 11, 16, 19, 24, 31, 37, 48, 52, 63};
-    Report r = {.name = "pack"};
+    Figures r = {.name = "pack"};
     uint64_t *words = bench_memory(PACK_WORDS * 8);
     uint8_t *packed = bench_memory(PACK_WORDS * 8);
     LoadBout load = {(const uint8_t *)words, PACK_WORDS * 8};
@@ -37,11 +37,13 @@ Result bench_pack(const BenchArgs *k)
         Pack p = {words, packed, widths[i]};
         Bout bout[] = {{.run = bout_load, .ctx = &load}, {.run = pack_run, .ctx = &p}, {.run = unpack_run, .ctx = &p}};
         bench_race(bout, 3, k->seconds / 2);
-        figure_hold(report_rate(&r, "GB/s", 1e9, &bout[1], "pack words of %u bits", p.n), &bout[1], &bout[0], 1, "L2 loads", ASK_SHARE, 0);
-        figure_hold(report_rate(&r, "GB/s", 1e9, &bout[2], "unpack words of %u bits", p.n), &bout[2], &bout[0], 1, "L2 loads", ASK_SHARE, 0);
+        for (int un = 0; un < 2; un++) {
+            Figure *f = figure_rate(&r, "GB/s", 1e9, &bout[1 + un], "%spack words of %u bits", un ? "un" : "", p.n);
+            figure_hold(f, &bout[1 + un], &bout[0], 1, "L2 loads", ASK_NOTHING, 0);
+        }
     }
     free(words), free(packed);
-    report_print(&r, k->json);
+    figures_print(&r, k->json);
     return OK;
 }
 
@@ -66,7 +68,7 @@ static double deal_run(void *ctx, uint64_t times)                   // in AES bl
 Result bench_deal(const BenchArgs *k)
 {
     static const unsigned widths[] = {0, 64, 45, 32, 19, 16, 11, 8};
-    Report r = {.name = "deal"};
+    Figures r = {.name = "deal"};
     uint8_t key[KEY_BYTES];
     random_bytes(key, sizeof key);
     Deal d = {.out = bench_memory(DEAL_WORDS * 8)};
@@ -76,12 +78,12 @@ Result bench_deal(const BenchArgs *k)
         Bout bout[] = {{.run = bout_aes}, {.run = deal_run, .ctx = &d}};
         bench_race(bout, 2, k->seconds);
         bout[0].best /= threads_count();       // the streams run on one thread here
-        Figure *f = d.n ? report_rate(&r, "G/s", 1e9, &bout[1], "blocks as words of %u bits", d.n)
-                        : report_rate(&r, "G/s", 1e9, &bout[1], "blocks as bytes");
+        Figure *f = d.n ? figure_rate(&r, "G/s", 1e9, &bout[1], "blocks as words of %u bits", d.n)
+                        : figure_rate(&r, "G/s", 1e9, &bout[1], "blocks as bytes");
         figure_hold(f, &bout[1], &bout[0], 1, "AES limit", ASK_SHARE, 0.6);
     }
     free(d.out);
-    report_print(&r, k->json);
+    figures_print(&r, k->json);
     return OK;
 }
 
@@ -135,7 +137,7 @@ static double limb_pairs(unsigned bits, unsigned bytes)
     return bytes == 1 ? limbs : 2 * limbs - 1;
 }
 
-static void linear_figures(Report *r, const BenchArgs *k)
+static void linear_figures(Figures *r, const BenchArgs *k)
 {
     static const unsigned widths[] = {64, 48, 32};
     enum { ROWS = 32, N = 3072, K = 768 };
@@ -146,13 +148,13 @@ static void linear_figures(Report *r, const BenchArgs *k)
             p.bits = widths[i];
             Bout bout[] = {{.run = bout_bytes}, {.run = linear_run, .ctx = &p}};
             bench_race(bout, 2, k->seconds);
-            figure_hold(report_rate(r, "G/s", 1e9, &bout[1], "%u-bit weights, 32 rows, ring of %u", 8 * p.bytes, p.bits), &bout[1],
+            figure_hold(figure_rate(r, "G/s", 1e9, &bout[1], "%u-bit weights, 32 rows, ring of %u", 8 * p.bytes, p.bits), &bout[1],
                         &bout[0], limb_pairs(p.bits, p.bytes), "byte limit / limb pairs", ASK_SHARE, 0.6);
         }
     free(p.w), free(p.x), free(p.out);
 }
 
-static void stream_figures(Report *r, const BenchArgs *k)
+static void stream_figures(Figures *r, const BenchArgs *k)
 {
     enum { N = 1 << 16, K = 4096 };            // 256 MiB of bytes: far beyond the caches of one core
     Product p = {.rows = 1, .k = K, .bits = 64};
@@ -164,13 +166,13 @@ static void stream_figures(Report *r, const BenchArgs *k)
         Bout bout[] = {{.run = bout_load, .ctx = &load}, {.run = linear_run, .ctx = &p}};
         bench_race(bout, 2, 2 * k->seconds);
         bout[1].best *= p.bytes, bout[1].median *= p.bytes;
-        figure_hold(report_rate(r, "GB/s", 1e9, &bout[1], "%u-bit weights, 1 row, ring of %u", 8 * p.bytes, p.bits), &bout[1],
+        figure_hold(figure_rate(r, "GB/s", 1e9, &bout[1], "%u-bit weights, 1 row, ring of %u", 8 * p.bytes, p.bits), &bout[1],
                     &bout[0], 1, "memory bandwidth", ASK_SHARE, 0.8);
     }
     free(p.w), free(p.x), free(p.out);
 }
 
-static void wide_figures(Report *r, const BenchArgs *k)
+static void wide_figures(Figures *r, const BenchArgs *k)
 {
     static const struct { unsigned bits; size_t rows; } cases[] = {{64, 128}, {52, 128}, {40, 128}, {32, 128}, {52, 1}};
     enum { ROWS = 128, N = 768, K = 768 };
@@ -180,20 +182,22 @@ static void wide_figures(Report *r, const BenchArgs *k)
         p.bits = cases[i].bits, p.rows = cases[i].rows;
         Bout bout[] = {{.run = bout_products}, {.run = plain_run, .ctx = &p}, {.run = matmul_run, .ctx = &p}};
         bench_race(bout, 3, 2 * k->seconds);
-                figure_hold(report_rate(r, "G/s", 1e9, &bout[2], "wide times wide, %zu rows, ring of %u", p.rows, p.bits), &bout[2], &bout[1],
+                Figure *f = figure_rate(r, "G/s", 1e9, &bout[2], "wide times wide, %zu row%s, ring of %u", p.rows, p.rows > 1 ? "s" : "",
+                                p.bits);
+        figure_hold(f, &bout[2], &bout[1],
                     1.0 / threads_count(), "plain 64-bit loop", ASK_TIMES, p.rows > 1 ? 4 : 0);
         if (p.bits <= 52)
-            figure_hold(report_rate(r, "G/s", 1e9, &bout[2], "  the same"), &bout[2], &bout[0], 1, "52-bit product limit", ASK_SHARE, 0);
+            figure_hold(figure_rate(r, "G/s", 1e9, &bout[2], "  the same"), &bout[2], &bout[0], 1, "52-bit product limit", ASK_SHARE, 0);
     }
     free(p.w64), free(p.x), free(p.out);
 }
 
 Result bench_matmul(const BenchArgs *k)
 {
-    Report r = {.name = "matmul"};
+    Figures r = {.name = "matmul"};
     linear_figures(&r, k);
     stream_figures(&r, k);
     wide_figures(&r, k);
-    report_print(&r, k->json);
+    figures_print(&r, k->json);
     return OK;
 }

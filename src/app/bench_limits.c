@@ -1,5 +1,6 @@
 /* bench_limits.c - what this machine gives: the processor's units, its caches and memory, TCP and TLS on loopback. */
 #include "app/bench.h"
+#include "app/forecast.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -150,18 +151,22 @@ static void *tls_thread(void *ctx)
     return NULL;
 }
 
-static Result loop_race(Loop *l, Report *r, const char *name, double seconds)
+static Result loop_race(Loop *l, Bout bout[2], double seconds)
 {
-    Bout bout[2] = {{.run = loop_messages, .ctx = l}, {.run = loop_pings, .ctx = l}};
+    bout[0] = (Bout){.run = loop_messages, .ctx = l}, bout[1] = (Bout){.run = loop_pings, .ctx = l};
     bench_race(bout, 2, seconds);
     if (failed(l->end)) return fail(l->end.kind, "%s", l->why);
-    report_rate(r, "GB/s", 1e9, &bout[0], "loopback %s, one way", name);
-    report_time(r, "us", 1e6, &bout[1], "loopback %s, round trip of %d bytes", name, PING);
     l->message[0] = 'e';
     return loop_send(l, PING);
 }
 
-static Result tcp_measure(Report *r, double seconds)
+static void loop_figures(Figures *r, const Bout bout[2], const char *name)
+{
+    figure_rate(r, "GB/s", 1e9, &bout[0], "loopback %s, one way", name);
+    figure_time(r, "us", 1e6, &bout[1], "loopback %s, round trip of %d bytes", name, PING);
+}
+
+static Result tcp_measure(Bout bout[2], double seconds)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof at;
@@ -174,7 +179,7 @@ static Result tcp_measure(Report *r, double seconds)
         l.message = bench_memory(MESSAGE);
         setsockopt(l.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         if (connect(l.fd, (struct sockaddr *)&at, len) != 0) result = fail(FAIL_SYSTEM, "loopback: %s", strerror(errno));
-        else result = loop_race(&l, r, "TCP", seconds);
+        else result = loop_race(&l, bout, seconds);
         shutdown(listening, SHUT_RDWR);        // wakes an accept that nobody will answer
         close(l.fd), l.fd = -1;
         pthread_join(l.thread, NULL);
@@ -185,7 +190,7 @@ static Result tcp_measure(Report *r, double seconds)
     return result;
 }
 
-static Result tls_measure(Report *r, double seconds)
+static Result tls_measure(Bout bout[2], double seconds)
 {
     Loop l = {.fd = -1};
     identity_generate(&l.me), identity_generate(&l.peer);
@@ -194,7 +199,7 @@ static Result tls_measure(Report *r, double seconds)
     else if (!failed(result)) {
         l.message = bench_memory(MESSAGE);
         result = channel_connect(&l.channel, "127.0.0.1", listener_port(l.listener), &l.me, l.peer.public_key, 10);
-        if (!failed(result)) result = loop_race(&l, r, "TLS", seconds);
+        if (!failed(result)) result = loop_race(&l, bout, seconds);
         channel_close(l.channel);
         pthread_join(l.thread, NULL);
     }
@@ -204,12 +209,20 @@ static Result tls_measure(Report *r, double seconds)
     return result;
 }
 
+Result loopback_measure(double *bandwidth, double *latency)
+{
+    Bout bout[2];
+    GUARD(tls_measure(bout, 0.05));
+    *bandwidth = bout[0].best, *latency = 0.5 / bout[1].median;
+    return OK;
+}
+
 // ---- all of it -------------------------------------------------------------------------------------------------------
 
 Result bench_limits(const BenchArgs *k)
 {
     enum { L1 = 16 << 10, L2 = 512 << 10, MEMORY = 256 << 20 };
-    Report r = {.name = "limits"};
+    Figures r = {.name = "limits"};
     unsigned threads = threads_count();
     uint8_t *data = bench_memory((size_t)MEMORY);
     LoadBout l1 = {data, L1}, l2 = {data, L2}, memory = {data, MEMORY / threads / 64 * 64};
@@ -217,15 +230,18 @@ Result bench_limits(const BenchArgs *k)
                    {.run = bout_load, .ctx = &l1}, {.run = bout_load, .ctx = &l2}, {.run = bout_load, .ctx = &memory}};
     bench_race(bout, 6, 3 * k->seconds);
     free(data);
-    report_rate(&r, "G/s", 1e9, &bout[0], "AES-128 blocks");
-    report_time(&r, "ns", 1e9 * threads, &bout[0], "one AES-128 block");
-    report_rate(&r, "G/s", 1e9, &bout[1], "multiply-adds of bytes");
-    report_rate(&r, "G/s", 1e9, &bout[2], "multiply-adds of 52 bits");
-    report_rate(&r, "GB/s", 1e9, &bout[3], "loads of 16 KiB a thread (L1)");
-    report_rate(&r, "GB/s", 1e9, &bout[4], "loads of 512 KiB a thread (L2)");
-    report_rate(&r, "GB/s", 1e9, &bout[5], "loads of 256 MiB (memory)");
-    GUARD(tcp_measure(&r, k->seconds));
-    GUARD(tls_measure(&r, k->seconds));
-    report_print(&r, k->json);
+    figure_rate(&r, "G/s", 1e9, &bout[0], "AES-128 blocks");
+    figure_time(&r, "ns", 1e9 * threads, &bout[0], "one AES-128 block");
+    figure_rate(&r, "G/s", 1e9, &bout[1], "multiply-adds of bytes");
+    figure_rate(&r, "G/s", 1e9, &bout[2], "multiply-adds of 52 bits");
+    figure_rate(&r, "GB/s", 1e9, &bout[3], "loads of 16 KiB a thread (L1)");
+    figure_rate(&r, "GB/s", 1e9, &bout[4], "loads of 512 KiB a thread (L2)");
+    figure_rate(&r, "GB/s", 1e9, &bout[5], "loads of 256 MiB (memory)");
+    Bout loop[2];
+    GUARD(tcp_measure(loop, k->seconds));
+    loop_figures(&r, loop, "TCP");
+    GUARD(tls_measure(loop, k->seconds));
+    loop_figures(&r, loop, "TLS");
+    figures_print(&r, k->json);
     return OK;
 }

@@ -14,13 +14,14 @@ typedef struct Sums { SelectTable table; uint8_t *bits; uint64_t low[ROWS], turn
 static double sums_run(void *ctx, uint64_t times)                   // in bytes read
 {
     Sums *s = ctx;
-    const Selection x = {.table = &s->table, .bits = s->bits, .low = s->low, .turn = s->turn, .sum = {s->sum[0], s->sum[1]}, .ones = s->ones};
+    const Selection x = {.table = &s->table, .bits = s->bits, .low = s->low, .turn = s->turn,
+                         .sum = {s->sum[0], s->sum[1]}, .ones = s->ones};
     for (uint64_t t = 0; t < times; t++) ring_select(&x, ROWS);
     return (double)times * ROWS * CELLS * (s->table.bytes[0] + s->table.bytes[1] + 0.125);
 }
 
 /* Columns of words of b0 and b1 bytes; b1 0: one. */
-static void sums_figure(Report *r, const BenchArgs *k, unsigned b0, unsigned b1)
+static void sums_figure(Figures *r, const BenchArgs *k, unsigned b0, unsigned b1)
 {
     size_t size = (size_t)ROWS * CELLS * (b0 + b1);
     Sums s = {.table = {bench_memory(size), CELLS, b1 ? 2 : 1, {b0, b1}}, .bits = bench_memory(ROWS * CELLS / 8)};
@@ -31,7 +32,7 @@ static void sums_figure(Report *r, const BenchArgs *k, unsigned b0, unsigned b1)
     LoadBout load = {s.table.rows, size};
     Bout bout[] = {{.run = bout_load, .ctx = &load}, {.run = sums_run, .ctx = &s}};
     bench_race(bout, 2, k->seconds);
-    Figure *f = report_rate(r, "GB/s", 1e9, &bout[1], "sums over 256 cells of %u byte%s%s", b0 + b1, b0 + b1 == 1 ? "" : "s",
+    Figure *f = figure_rate(r, "GB/s", 1e9, &bout[1], "sums over 256 cells of %u byte%s%s", b0 + b1, b0 + b1 == 1 ? "" : "s",
                             b1 ? ", in two columns" : "");
     figure_hold(f, &bout[1], &bout[0], threads_count(), "loads of that table", ASK_SHARE, 0.6);
     free((void *)(uintptr_t)s.table.rows), free(s.bits);
@@ -74,10 +75,11 @@ static double move_run(void *ctx, uint64_t times)
     return (double)times * INDEX_ROWS * INDEX_COLUMNS;
 }
 
-static Result move_figure(Report *r, const BenchArgs *k)
+static Result move_figure(Figures *r, const BenchArgs *k)
 {
-    static const ModelConfig shape = {.width = 768, .layers = 1, .heads = 12, .kv_heads = 12, .head_dim = 64, .ffn = INDEX_COLUMNS, .vocab = 64,
-                                      .context = 128, .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2};
+    static const ModelConfig shape = {.width = 768, .layers = 1, .heads = 12, .kv_heads = 12, .head_dim = 64,
+                                      .ffn = INDEX_COLUMNS, .vocab = 64, .context = 128,
+                                      .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2};
     Plan p;
     Arena a;
     Move m = {0};
@@ -91,7 +93,7 @@ static Result move_figure(Report *r, const BenchArgs *k)
     random_bytes(m.keys, sizeof m.keys);
     Bout bout = {.run = move_run, .ctx = &m, .clock = &m.seconds};
     bench_race(&bout, 1, 2 * k->seconds);
-    Figure *f = report_time(r, "us", 1e6 * threads_count(), &bout, "a lookup at the client: %u cells, two columns", 1u << (s->t - s->k));
+    Figure *f = figure_time(r, "us", 1e6 * threads_count(), &bout, "a lookup at the client: %u cells, two columns", 1u << (s->t - s->k));
     f->ask = ASK_AT_MOST, f->asked = s->t - s->k == 8 ? 0.04 : 0.04 * (1 << (s->t - s->k)) / CELLS;
     channel_close(m.client), channel_close(m.server);
     arena_free(&a);
@@ -102,11 +104,11 @@ static Result move_figure(Report *r, const BenchArgs *k)
 
 Result bench_lookup(const BenchArgs *k)
 {
-    Report r = {.name = "lookup"};
+    Figures r = {.name = "lookup"};
     for (unsigned bytes = 1; bytes <= 8; bytes *= 2) sums_figure(&r, k, bytes, 0);
     sums_figure(&r, k, 2, 1);
     sums_figure(&r, k, 4, 2);
     GUARD(move_figure(&r, k));
-    report_print(&r, k->json);
+    figures_print(&r, k->json);
     return OK;
 }

@@ -12,17 +12,17 @@ typedef struct PoolArgs {
 
 static void report(const PoolArgs *k, const PoolRates *rates)
 {
-    Report r = {.name = "pool"};
+    Figures r = {.name = "pool"};
     const double bytes = (double)rates->bytes;
     Bout deal = {.best = bytes / rates->deal}, disk = {.best = bytes / rates->disk}, pool = {.best = bytes / rates->pool};
     Bout read = {.best = bytes / rates->read}, *all[] = {&deal, &disk, &pool, &read}, *slower = deal.best < disk.best ? &deal : &disk;
     for (int i = 0; i < 4; i++) all[i]->median = all[i]->best;         // each is the best of its turns
-    report_rate(&r, "MB/s", 1e6, &deal, "dealing alone");
-    report_rate(&r, "MB/s", 1e6, &disk, "plain write to the same folder, synced");
-    figure_hold(report_rate(&r, "MB/s", 1e6, &pool, "pool of %.1f MB", bytes / 1e6), &pool, slower, 1,
+    figure_rate(&r, "MB/s", 1e6, &deal, "dealing alone");
+    figure_rate(&r, "MB/s", 1e6, &disk, "plain write to the same folder, synced");
+    figure_hold(figure_rate(&r, "MB/s", 1e6, &pool, "pool of %.1f MB", bytes / 1e6), &pool, slower, 1,
                 slower == &deal ? "dealing alone" : "plain write", ASK_SHARE, 0.6);
-    report_rate(&r, "MB/s", 1e6, &read, "reading it, decrypted and checked");
-    report_print(&r, k->json);
+    figure_rate(&r, "MB/s", 1e6, &read, "reading it, decrypted and checked");
+    figures_print(&r, k->json);
 }
 
 Result bench_pool(int argc, char **argv)

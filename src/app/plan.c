@@ -1,10 +1,6 @@
-/* plan.c - predicting what a token costs: bytes and exchanges exactly, from the plan; seconds from a network and a measured rate.
- *
- *     seconds = exchanges * RTT / 2 + bytes of the slowest direction / bandwidth + multiplications / rate
- *
- * The rate is that of products of 16-bit weights with one row of shares (a token) or with 32 (a prompt), measured on this
- * machine for some milliseconds; what the moves cost besides is not in it. */
-#include "app/app.h"
+/* plan.c - predicting what a prompt and a token cost: bytes and exchanges exactly, as COUNT counts them; seconds from the same
+ * counts and from what this machine is seen to do in half a second (forecast.c). */
+#include "app/forecast.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -18,107 +14,95 @@ const char plan_usage[] =
     "  --merge M                    heads of a shape that share one softmax (1)\n"
     "  --prefer exchanges|bytes     --private layers|lora        of a folder (those of its plan)\n"
     "  --context N                  positions (128 of a shape); half of them are the prompt\n"
+    "  --bytes                      of a shape: public weights of 8 bits with a scale of each row, instead of 16\n"
     "  --net NET                    loopback, lan, wan or RTT=..ms,BW=..Mbit (loopback)\n"
     "  --json\n";
-
 
 typedef struct PlanArgs {
     const char *shape, *model, *adapter, *net;
     unsigned setting, prefer, private;
     uint64_t rank, context, merge;
     double frozen;
-    bool json;
+    bool json, bytes;
     PlanWish wish;
 } PlanArgs;
 
-typedef struct Forecast { Cost prefill, decode; size_t prompt, past; double rate[2], work; Net net; } Forecast;
-
-static const Net loopback = {60e-6, 2.5e9};     // what "loopback" stands for here: TLS between two processes
-
-/* Multiplications a second of rows of shares with 16-bit weights, on the threads of one party. */
-static double rate_measure(size_t rows)
-{
-    enum { SIDE = 2048 };
-    int16_t *w = calloc((size_t)SIDE * SIDE, sizeof *w);
-    uint64_t *x = calloc(rows * SIDE, sizeof *x), *y = calloc(rows * SIDE, sizeof *y);
-    if (!w || !x || !y) bug("out of memory");
-    ring_linear_i16(y, x, w, rows, SIDE, SIDE, 64);
-    double start = clock_seconds(), n = 0;
-    while (clock_seconds() - start < 0.05) ring_linear_i16(y, x, w, rows, SIDE, SIDE, 64), n += (double)rows;
-    double rate = n * SIDE * SIDE / (clock_seconds() - start);
-    free(w), free(x), free(y);
-    return rate;
-}
-
-static uint64_t most_of(const uint64_t *v, size_t n)
-{
-    uint64_t best = 0;
-    for (size_t i = 0; i < n; i++) best = v[i] > best ? v[i] : best;
-    return best;
-}
-
-static double forecast_seconds(const Forecast *f, const Cost *c, double rows)
-{
-    const LinkBytes *b = &c->bytes;
-    uint64_t worst = most_of((const uint64_t[]){b->client_to_server, b->server_to_client, b->third_to_server, b->server_to_third}, 4);
-    return (double)c->exchanges * f->net.rtt / 2 + (double)worst / f->net.bandwidth + rows * f->work / f->rate[rows > 1];
-}
+typedef struct Forecast { Batch prefill, decode; size_t past; Rates rates; Net net; } Forecast;
 
 static Result forecast_make(Forecast *f, const Plan *p, const ModelConfig *c, Setting setting)
 {
-    f->prompt = p->context / 2 > p->known ? p->context / 2 : 1;
+    Batch batch = {.layers = p->layers, .setting = setting, .threads = party_threads(0, setting), .head_macs = (double)c->vocab * c->width};
+    f->prefill = f->decode = batch;
+    f->prefill.rows = p->context / 2 > p->known ? p->context / 2 : 1, f->decode.rows = 1;
     f->past = p->context - 1 > p->known ? p->context - 1 : p->known;
-    GUARD(plan_cost(&f->prefill, p, c, 0, f->prompt, true));
-    GUARD(plan_cost(&f->decode, p, c, (uint32_t)f->past, 1, true));
-    if (setting == SETTING_DEALER) f->prefill.bytes.third_to_server = f->decode.bytes.third_to_server = 0;      // they lie in the pool
-    f->work = (double)c->vocab * c->width;
-    for (MatrixKind m = 0; m < MAT_COUNT; m++) f->work += (double)p->layers * matrix_rows(c, m) * matrix_cols(c, m);
-    f->rate[0] = rate_measure(1), f->rate[1] = rate_measure(32);
-    return OK;
+    f->decode.frozen_macs = p->frozen * layer_macs(c), f->prefill.frozen_macs = (double)f->prefill.rows * f->decode.frozen_macs;
+    GUARD(plan_cost(&f->prefill.cost, p, c, 0, f->prefill.rows, true));
+    GUARD(plan_cost(&f->decode.cost, p, c, (uint32_t)f->past, 1, true));
+    return rates_measure(&f->rates, p, c);
+}
+
+/* In dealer the third's words lie in the pool: they are not on a link. */
+static LinkBytes batch_bytes(const Batch *b)
+{
+    LinkBytes l = b->cost.bytes;
+    if (b->setting == SETTING_DEALER) l.third_to_server = 0;
+    return l;
 }
 
 // ---- printing --------------------------------------------------------------------------------------------------------
 
-static Json *cost_json(const Forecast *f, const Cost *c, double rows, bool per_token)
+static Json *batch_json(const Forecast *f, const Batch *b, bool per_token)
 {
     Json *o = json_new_object();
-    if (!per_token) json_put(o, "tokens", json_of_uint((uint64_t)rows));
-    json_put(o, per_token ? "exchanges_per_token" : "exchanges", json_of_uint(c->exchanges));
-    json_put(o, per_token ? "bytes_per_token" : "bytes", json_of_bytes(&c->bytes));
-    json_put(o, per_token ? "seconds_per_token" : "seconds", json_of_real(forecast_seconds(f, c, rows)));
+    LinkBytes bytes = batch_bytes(b);
+    if (!per_token) json_put(o, "tokens", json_of_uint(b->rows));
+    json_put(o, per_token ? "exchanges_per_token" : "exchanges", json_of_uint(b->cost.exchanges));
+    json_put(o, per_token ? "bytes_per_token" : "bytes", json_of_bytes(&bytes));
+    json_put(o, "correlation_bytes", json_of_uint(b->cost.bytes.third_to_server));
+    json_put(o, per_token ? "seconds_per_token" : "seconds", json_of_real(forecast_seconds(&f->rates, b, &f->net)));
     return o;
 }
 
-static void forecast_print(const Forecast *f, const Plan *p, const ModelConfig *c, const PlanArgs *k)
+static void forecast_json(const Forecast *f, const Plan *p, const ModelConfig *c, const PlanArgs *k)
 {
-    if (k->json) {
-        Json *o = json_new_object(), *net = json_new_object();
-        json_put(o, "setting", json_of_text(setting_names[k->setting]));
-        json_put(o, "context", json_of_uint(p->context));
-        json_put(o, "frozen", json_of_uint(p->frozen));
-        json_put(o, "secure_layers", json_of_uint(p->layers));
-        json_put(o, "prefill", cost_json(f, &f->prefill, (double)f->prompt, false));
-        json_put(o, "decode", cost_json(f, &f->decode, 1, true));
-        json_put(o, "setup_bytes", json_of_uint(plan_setup_bytes(p, c)));
-        json_put(net, "rtt_seconds", json_of_real(f->net.rtt));
-        json_put(net, "bytes_per_second", json_of_real(f->net.bandwidth));
-        json_put(net, "multiplications_per_second", json_of_real(f->rate[0]));
-        json_put(o, "assumed", net);
-        print_json(o);
-        return;
-    }
-    char text[3][32];
-    const LinkBytes *a = &f->prefill.bytes, *b = &f->decode.bytes;
+    Json *o = json_new_object(), *net = json_new_object();
+    json_put(o, "setting", json_of_text(setting_names[k->setting]));
+    json_put(o, "context", json_of_uint(p->context));
+    json_put(o, "frozen", json_of_uint(p->frozen));
+    json_put(o, "secure_layers", json_of_uint(p->layers));
+    json_put(o, "prefill", batch_json(f, &f->prefill, false));
+    json_put(o, "decode", batch_json(f, &f->decode, true));
+    json_put(o, "setup_bytes", json_of_uint(plan_setup_bytes(p, c)));
+    json_put(net, "rtt_seconds", json_of_real(f->net.rtt));
+    json_put(net, "bytes_per_second", json_of_real(f->net.bandwidth));
+    json_put(o, "net", net);
+    json_put(o, "measured", rates_json(&f->rates));
+    print_json(o);
+}
+
+static void forecast_print(const Forecast *f, const Plan *p, const ModelConfig *c)
+{
+    char text[2][32];
+    LinkBytes a = batch_bytes(&f->prefill), b = batch_bytes(&f->decode);
+    const Rates *r = &f->rates;
     printf("%u of %u layers are secure; context %u; once: %s from the provider to the third\n\n", p->layers, c->layers, p->context,
            bytes_text(text[0], plan_setup_bytes(p, c)));
     printf("%-20s %12s %16s\n", "", "prompt", "token");
-    printf("%-20s %12zu %12s %zu\n", "tokens", f->prompt, "after", f->past);
-    printf("%-20s %12llu %14llu\n", "exchanges", (unsigned long long)f->prefill.exchanges, (unsigned long long)f->decode.exchanges);
-    printf("%-20s %12s %14s\n", "client > provider", bytes_text(text[0], a->client_to_server), bytes_text(text[1], b->client_to_server));
-    printf("%-20s %12s %14s\n", "provider > client", bytes_text(text[0], a->server_to_client), bytes_text(text[1], b->server_to_client));
-    printf("%-20s %12s %14s\n", "third > provider", bytes_text(text[0], a->third_to_server), bytes_text(text[1], b->third_to_server));
-    printf("%-20s %10.3f s %12.3f s\n", "about", forecast_seconds(f, &f->prefill, (double)f->prompt),
-           forecast_seconds(f, &f->decode, 1));
+    printf("%-20s %12zu %12s %zu\n", "tokens", f->prefill.rows, "after", f->past);
+    printf("%-20s %12llu %14llu\n", "exchanges", (unsigned long long)f->prefill.cost.exchanges,
+           (unsigned long long)f->decode.cost.exchanges);
+    printf("%-20s %12s %14s\n", "client > provider", bytes_text(text[0], a.client_to_server), bytes_text(text[1], b.client_to_server));
+    printf("%-20s %12s %14s\n", "provider > client", bytes_text(text[0], a.server_to_client), bytes_text(text[1], b.server_to_client));
+    printf("%-20s %12s %14s\n", "third > provider", bytes_text(text[0], a.third_to_server), bytes_text(text[1], b.third_to_server));
+    if (f->prefill.setting == SETTING_DEALER)
+        printf("%-20s %12s %14s\n", "in the pool", bytes_text(text[0], f->prefill.cost.bytes.third_to_server),
+               bytes_text(text[1], f->decode.cost.bytes.third_to_server));
+    printf("%-20s %10.3f s %12.3f s\n", "about", forecast_seconds(r, &f->prefill, &f->net), forecast_seconds(r, &f->decode, &f->net));
+    printf("\nmeasured here, one thread: %.1f and %.1f G multiply-adds a second of public weights (one row, many rows), %.1f and %.1f of\n"
+           "pads; everything else %.2f and %.2f ns for each byte on the links at the provider; loopback %.1f GB/s and %.0f us\n",
+           1e-9 / r->product[RATE_PUBLIC][0], 1e-9 / r->product[RATE_PUBLIC][1], 1e-9 / r->product[RATE_PAD][0],
+           1e-9 / r->product[RATE_PAD][1],
+           1e9 * r->rest_byte[ROLE_SERVER][0], 1e9 * r->rest_byte[ROLE_SERVER][1], r->loopback_bandwidth / 1e9, r->loopback_latency * 1e6);
 }
 
 // ---- where the plan comes from ---------------------------------------------------------------------------------------
@@ -129,7 +113,8 @@ static Result shape_plan(Plan *out, ModelConfig *c, const PlanArgs *k, const Opt
     PlanOptions o = {.context = k->context ? (uint32_t)k->context : 128,
                      .prefer = (Prefer)k->prefer,
                      .heads.size = (uint32_t)k->merge,
-                     .private_part = k->rank ? PRIVATE_LORA : PRIVATE_LAYERS};
+                     .private_part = k->rank ? PRIVATE_LORA : PRIVATE_LAYERS,
+                     .weight_bits = k->bytes ? 8 : 16};
     if (option_given(options, "--private") && k->private == PRIVATE_LORA && !k->rank)
         return fail(FAIL_USE, "--private lora of a shape needs --rank");
     if (option_given(options, "--private") && k->private == PRIVATE_LAYERS) o.private_part = PRIVATE_LAYERS;
@@ -168,6 +153,7 @@ Result plan_command(int argc, char **argv)
         OPTION("--rank", OPT_UINT, &k.rank, .min = 1, .max = 4096),
         OPTION("--merge", OPT_UINT, &k.merge, .min = 1, .max = 1024),
         OPTION("--context", OPT_UINT, &k.context, .min = 2, .max = 1 << 17),
+        OPTION("--bytes", OPT_FLAG, &k.bytes),
         OPTION("--net", OPT_TEXT, &k.net),
         OPTION("--json", OPT_FLAG, &k.json),
     };
@@ -178,16 +164,15 @@ Result plan_command(int argc, char **argv)
     ModelConfig c;
     GUARD(setting_choose(&setting, k.setting));
     GUARD(net_parse(&f.net, k.net));
-    if (!net_is_shaped(&f.net)) f.net = loopback;
     if (setting != SETTING_DEALER && setting != SETTING_3PC)
         return fail(FAIL_USE, "setting '%s' costs no communication: 'dealer' and '3pc' do", setting_names[setting]);
     if (!k.shape == !k.model) return fail(FAIL_USE, "one of --shape and --model must be given");
     k.wish = (PlanWish){.model = k.model, .adapter = k.adapter, .positions = k.context};
     wish_read(&k.wish, options, k.frozen, k.private, k.prefer);
-    threads_start(party_threads(0, setting));
     Result r = k.shape ? shape_plan(&p, &c, &k, options) : folder_plan(&p, &c, &k);
     if (!failed(r)) r = forecast_make(&f, &p, &c, setting);
-    if (!failed(r)) forecast_print(&f, &p, &c, &k);
+    if (!failed(r) && k.json) forecast_json(&f, &p, &c, &k);
+    else if (!failed(r)) forecast_print(&f, &p, &c);
     plan_free(&p);
     return r;
 }

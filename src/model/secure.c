@@ -154,7 +154,7 @@ size_t secure_pins(const SecureNet *s, Pinned *const **pins)
 
 uint32_t secure_past(const SecureNet *s) { return s->past; }
 
-static void secure_truncate(SecureNet *s, uint32_t past)
+void secure_truncate(SecureNet *s, uint32_t past)
 {
     for (uint32_t l = 0; l < s->plan->layers; l++) cache_truncate(s->layer[l].keys, past), cache_truncate(s->layer[l].values, past);
     s->past = past;

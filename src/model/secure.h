@@ -136,6 +136,7 @@ CHECKED Result secure_layers(SecureNet *s, size_t rows, const float *x, const Kn
 CHECKED Result secure_ahead(SecureNet *s, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES]);
 uint32_t secure_past(const SecureNet *s);      // positions in the cache, known ones included
 void secure_restart(SecureNet *s);             // forgets them: the next batch begins a conversation
+void secure_truncate(SecureNet *s, uint32_t past);            // forgets those from `past` on, which come after the known ones
 /* The exact cost of a batch of `rows` rows after `past` positions (past 0: the known prefix is entered first). */
 CHECKED Result plan_cost(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, size_t rows, bool last_only);
 CHECKED Result plan_cost_layers(Cost *out, const Plan *p, const ModelConfig *c, uint32_t past, size_t rows);      // of secure_layers
