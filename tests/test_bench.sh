@@ -44,7 +44,7 @@ mkdir "$tmp/tiny"
 printf '%s' '{"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":64,"num_hidden_layers":2,"num_attention_heads":4,
 "num_key_value_heads":2,"intermediate_size":96,"vocab_size":64,"max_position_embeddings":64,"rms_norm_eps":1e-5,"rope_theta":10000,
 "hidden_act":"silu"}' > "$tmp/tiny/config.json"
-expect 0 "4 tokens after 3" "$marill" bench block --shape "$tmp/tiny/" --tokens 4 --repeat 2 --setting 3pc --private lora --rank 8 --past 3
+expect 0 "4 tokens after 3" "$marill" bench block --shape "$tmp/tiny/" --tokens 4 --repeat 2 --setting 3pc --private lora --rank 8 --past 3 --merge 2
 expect 0 "RTT=2ms" "$marill" bench block --shape "$tmp/tiny/" --tokens 2 --repeat 1 --setting dealer --net RTT=2ms,BW=1000Mbit
 expect 0 '"shape": "gpt2-small"' "${block[@]}" --setting dealer --json
 fields tokens setting seconds plain_seconds cpu_seconds client server third exchanges bytes setup_bytes max_abs_error peak_rss_mb \

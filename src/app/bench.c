@@ -18,6 +18,7 @@ const char bench_usage[] =
     "  --past N                     positions before it, in the caches (0)\n"
     "  --private layers|lora        (layers)\n"
     "  --rank R                     of the private factors (64)\n"
+    "  --merge M                    heads that share one softmax (1)\n"
     "  --prefer exchanges|bytes     (bytes)\n"
     "  --net NET                    loopback, lan, wan or RTT=..ms,BW=..Mbit (loopback)\n"
     "  --repeat N                   repetitions, by turns with the float forward (5)\n"

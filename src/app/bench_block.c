@@ -17,7 +17,7 @@
 typedef struct BlockArgs {
     const char *shape, *net;
     unsigned setting, private, prefer;
-    uint64_t tokens, past, rank, repeats, seed;
+    uint64_t tokens, past, rank, merge, repeats, seed;
     bool json;
 } BlockArgs;
 
@@ -82,7 +82,8 @@ static Result block_plan(Bench *n)
         state = state * 6364136223846793005u + 1442695040888963407u;
         tokens[i] = (int32_t)((state >> 33) % b->config.vocab);
     }
-    PlanOptions o = {.context = (uint32_t)all, .prefer = (Prefer)n->k->prefer, .private_part = b->rank ? PRIVATE_LORA : PRIVATE_LAYERS};
+    PlanOptions o = {.context = (uint32_t)all, .prefer = (Prefer)n->k->prefer, .private_part = b->rank ? PRIVATE_LORA : PRIVATE_LAYERS,
+                     .heads.size = (uint32_t)n->k->merge};
     GUARD(plan_make(&b->plan, &n->model, b->rank ? &n->adapter : NULL, &o, tokens, calibration));
     b->x = arena_new(&n->arena, float, all * b->config.width);
     n->want = arena_new(&n->arena, float, b->rows * b->config.width);
@@ -289,6 +290,7 @@ static Result block_measure(Bench *n)
         threads_start(b->threads);
         block_model(&n->model, &n->adapter, b);
         n->plain = plain_new(&n->model, b->rank ? &n->adapter : NULL, b->config.context, &n->arena);
+        plain_merge(n->plain, &b->plan.heads);
         plain_past_fill(n);
         r = repeat_all(n);
     }
@@ -395,7 +397,7 @@ static size_t asked_list(Asked out[16], const Bench *n, const Outcome *o)
 {
     const BlockArgs *k = n->k;
     bool shaped = net_is_shaped(&n->b.net);
-    bool peer = !strcmp(k->shape, "gpt2-small") && k->tokens == 128 && !k->past && !n->b.rank && n->b.threads == 1 && !shaped;
+    bool peer = !strcmp(k->shape, "gpt2-small") && k->tokens == 128 && !k->past && k->merge == 1 && !n->b.rank && n->b.threads == 1 && !shaped;
     bool dealer = n->b.setting == SETTING_DEALER, lean = k->prefer == PREFER_BYTES;
     const LinkBytes *b = &o->bytes;
     double plain = o->plain.least, mb = 1e-6;
@@ -434,6 +436,7 @@ static void block_json(const Bench *n, const Outcome *o)
     json_put(j, "setting", json_of_text(setting_names[n->b.setting]));
     json_put(j, "prefer", json_of_text(prefer_names[k->prefer]));
     json_put(j, "private", json_of_text(private_names[n->b.rank ? PRIVATE_LORA : PRIVATE_LAYERS]));
+    json_put(j, "merge", json_of_uint(k->merge));
     json_put(j, "net", json_of_text(k->net));
     json_put(j, "repeats", json_of_uint(n->b.repeats));
     json_put(j, "statistic", json_of_text("minimum of the repetitions"));
@@ -516,7 +519,7 @@ static void block_print(const Bench *n, const Outcome *o)
 
 Result bench_block(int argc, char **argv)
 {
-    BlockArgs k = {.tokens = 128, .rank = 64, .repeats = 5, .seed = 1, .private = PRIVATE_LAYERS, .prefer = PREFER_BYTES,
+    BlockArgs k = {.tokens = 128, .rank = 64, .merge = 1, .repeats = 5, .seed = 1, .private = PRIVATE_LAYERS, .prefer = PREFER_BYTES,
                    .net = "loopback"};
     uint64_t threads = 1;
     Option options[] = {
@@ -526,6 +529,7 @@ Result bench_block(int argc, char **argv)
         OPTION("--past", OPT_UINT, &k.past, .max = 1 << 16),
         OPTION("--private", OPT_CHOICE, &k.private, .choices = private_names),
         OPTION("--rank", OPT_UINT, &k.rank, .min = 1, .max = 4096),
+        OPTION("--merge", OPT_UINT, &k.merge, .min = 1, .max = 1024),
         OPTION("--prefer", OPT_CHOICE, &k.prefer, .choices = prefer_names),
         OPTION("--repeat", OPT_UINT, &k.repeats, .min = 1, .max = MOST_REPEATS),
         OPTION("--seed", OPT_UINT, &k.seed),

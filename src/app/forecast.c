@@ -258,9 +258,11 @@ static void small_adapter(Small *s)
 
 static void small_make(Small *s, const Plan *p, const ModelConfig *c, unsigned size)
 {
-    uint32_t share = c->heads / c->kv_heads, kv = small_heads[size] < c->kv_heads ? small_heads[size] : c->kv_heads;
+    uint32_t group = p->heads.size > 1 ? p->heads.size : 1, share = c->heads / c->kv_heads, kv = small_heads[size] * group;
+    if (kv > c->kv_heads) kv = c->kv_heads;
     s->config = *c, s->plan = *p;
     s->plan.layers = 1, s->plan.frozen = s->plan.known = 0;
+    s->plan.heads = (HeadGroups){.size = group};
     s->config.layers = 1, s->config.kv_heads = kv, s->config.heads = kv * share, s->config.vocab = 16;
     s->config.ffn = (uint32_t)((uint64_t)c->ffn * kv / c->kv_heads);
     s->past = p->context - 1 < MANY_ROWS ? p->context - 1 : MANY_ROWS, s->rows = s->past ? s->past : 1;
