@@ -108,14 +108,21 @@ static Result events_read(Trace *t, Cursor *c)
     return OK;
 }
 
+Result trace_parse(Trace *t, const uint8_t *data, size_t len, const char *what)
+{
+    *t = (Trace){0};
+    Result r = events_read(t, &(Cursor){data, len, 0, what});
+    if (failed(r)) trace_free(t);
+    return r;
+}
+
 Result trace_load(Trace *t, const char *path)
 {
     Buffer b = {0};
     *t = (Trace){0};
     GUARD(file_read(&b, path, file_most));
-    Result r = events_read(t, &(Cursor){b.data, b.len, 0, path});
+    Result r = trace_parse(t, b.data, b.len, path);
     buffer_free(&b);
-    if (failed(r)) trace_free(t);
     return r;
 }
 

@@ -40,6 +40,7 @@ void trace_phase(Trace *t, Phase p, bool begins);
 void trace_free(Trace *t);
 CHECKED Result trace_save(const Trace *t, const char *path);
 CHECKED Result trace_load(Trace *t, const char *path);
+CHECKED Result trace_parse(Trace *t, const uint8_t *data, size_t len, const char *what);  // what trace_save wrote
 
 typedef struct NetworkTime {
     double seconds[PHASE_COUNT];               // at the client, from the begin to the end of each phase
