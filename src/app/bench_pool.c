@@ -27,7 +27,7 @@ static void report(const PoolArgs *k, const PoolRates *rates)
 
 Result bench_pool(int argc, char **argv)
 {
-    PoolArgs k = {.shape = "open-llama-3b", .folder = ".", .layers = 1, .positions = 32, .repeat = 3, .threads = 1};
+    PoolArgs k = {.shape = "open-llama-3b", .folder = ".", .layers = 1, .positions = 32, .repeat = 5, .threads = 1};
     Option options[] = {
         OPTION("--shape", OPT_TEXT, &k.shape),
         OPTION("--layers", OPT_UINT, &k.layers, .min = 1, .max = 1024),

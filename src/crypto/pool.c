@@ -90,13 +90,14 @@ typedef struct Row {                           // a segment that is being writte
     uint64_t segment, left, piece;             // bytes to come, pieces written
     uint64_t at, tag;                          // in the file; which tag is next
     uint8_t key[KEY_BYTES];
-    Buffer plain;
+    uint8_t *plain;                            // (PIECE), of which so many are filled
+    size_t filled;
 } Row;
 
 typedef struct Slot {                          // a piece on its way
     uint64_t segment, piece, at, tag;
     size_t len;
-    uint8_t key[KEY_BYTES], plain[PIECE];
+    uint8_t key[KEY_BYTES], *plain;            // plain (PIECE)
 } Slot;
 
 struct PoolWriter {
@@ -105,7 +106,7 @@ struct PoolWriter {
     pthread_t thread;                          // seals and writes
     pthread_mutex_t lock;
     pthread_cond_t change;
-    Arena arena;                               // secret: the slots
+    Arena arena;                               // secret: the slots, and what is plain in them and in the rows
     Slot *slot;                                // (SLOTS), a ring
     size_t first, waiting;                     // under the lock: of the ring; and the next three
     bool running, end;
@@ -166,8 +167,7 @@ static void *writer_run(void *ctx)
             snprintf(w->why, sizeof w->why, "%s", result_text());
         }
         w->first = (w->first + 1) % SLOTS;
-        w->waiting--;
-        pthread_cond_broadcast(&w->change);
+        if (w->waiting-- == SLOTS) pthread_cond_signal(&w->change);    // else nobody waits for room
     }
     pthread_mutex_unlock(&w->lock);
     return NULL;
@@ -178,6 +178,7 @@ static void writer_start(PoolWriter *w)
     sigset_t all, before;
     arena_init(&w->arena, true);
     w->slot = arena_new(&w->arena, Slot, SLOTS);
+    for (size_t i = 0; i < SLOTS; i++) w->slot[i].plain = arena_new(&w->arena, uint8_t, PIECE);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);                       // signals are for the threads that were there
     if (pthread_create(&w->thread, NULL, writer_run, w) != 0) bug("cannot start a thread");
@@ -200,10 +201,7 @@ static Result writer_stop(PoolWriter *w)
 
 static void writer_free(PoolWriter *w)
 {
-    for (size_t r = 0; r < w->room; r++) {
-        wipe(w->row[r].key, KEY_BYTES);
-        buffer_free(&w->row[r].plain);
-    }
+    if (w->row) wipe(w->row, w->room * sizeof *w->row);
     free(w->row);
     arena_free(&w->arena);
     pthread_mutex_destroy(&w->lock);
@@ -296,7 +294,7 @@ void pool_begin(PoolWriter *w, size_t count, const uint8_t (*tape_keys)[KEY_BYTE
     if (count > w->room) {
         w->row = realloc(w->row, count * sizeof *w->row);
         if (!w->row) bug("out of memory");
-        for (; w->room < count; w->room++) w->row[w->room] = (Row){.plain.secret = true};
+        for (; w->room < count; w->room++) w->row[w->room] = (Row){.plain = arena_new(&w->arena, uint8_t, PIECE)};
     }
     w->rows = count;
     for (size_t r = 0; r < count; r++) {
@@ -304,7 +302,7 @@ void pool_begin(PoolWriter *w, size_t count, const uint8_t (*tape_keys)[KEY_BYTE
         row->segment = w->begun++;
         row->left = size_in_head(&w->head, row->segment);
         row->at = w->at, row->tag = w->tag, row->piece = 0;
-        row->plain.len = 0;
+        row->filled = 0;
         segment_key(row->key, tape_keys[r], w->head_hash);
         w->at += row->left;
         w->tag += pieces_of(row->left);
@@ -322,11 +320,16 @@ static Result piece_write(PoolWriter *w, Row *row, const uint8_t *data, size_t l
     if (!good) return fail(w->failure, "%s", w->why);                  // it stays as it is
     s->segment = row->segment, s->piece = row->piece++, s->at = row->at, s->tag = row->tag++, s->len = len;
     memcpy(s->key, row->key, KEY_BYTES);
-    memcpy(s->plain, data, len);
+    if (data != row->plain) {
+        memcpy(s->plain, data, len);
+    } else {                                   // which is filled anew from its beginning
+        row->plain = s->plain;
+        s->plain = (uint8_t *)(uintptr_t)data;
+        row->filled = 0;
+    }
     row->at += len;
     pthread_mutex_lock(&w->lock);
-    w->waiting++;
-    pthread_cond_broadcast(&w->change);
+    if (w->waiting++ == 0) pthread_cond_signal(&w->change);
     pthread_mutex_unlock(&w->lock);
     return OK;
 }
@@ -337,18 +340,17 @@ Result pool_append(PoolWriter *w, size_t r, const void *data, size_t len)
     ASSERT(r < w->rows && len <= w->row[r].left);
     Row *row = &w->row[r];
     while (len > 0) {
-        size_t whole = row->left + row->plain.len < PIECE ? (size_t)row->left + row->plain.len : PIECE;   // of the piece that is due
-        if (row->plain.len == 0 && len >= whole) {
+        size_t whole = row->left + row->filled < PIECE ? (size_t)row->left + row->filled : PIECE;        // of the piece that is due
+        if (row->filled == 0 && len >= whole) {
             GUARD(piece_write(w, row, from, whole));
             from += whole, len -= whole, row->left -= whole;
             continue;
         }
-        size_t n = whole - row->plain.len < len ? whole - row->plain.len : len;
-        buffer_append(&row->plain, from, n);
+        size_t n = whole - row->filled < len ? whole - row->filled : len;
+        memcpy(row->plain + row->filled, from, n);
+        row->filled += n;
         from += n, len -= n, row->left -= n;
-        if (row->plain.len < whole) continue;
-        GUARD(piece_write(w, row, row->plain.data, whole));
-        row->plain.len = 0;
+        if (row->filled == whole) GUARD(piece_write(w, row, row->plain, whole));
     }
     return OK;
 }
