@@ -36,7 +36,7 @@ const char bench_usage[] =
     "       marill bench pool [options] [--json]\n"
     "  writing a pool, against dealing alone and the disk\n"
     "  --shape NAME (open-llama-3b)  --layers N (1)  --positions N (32)  --rank R  --prefer exchanges|bytes  --folder DIR (.)\n"
-    "  --repeat N (3)  --threads N (1)\n\n"
+    "  --repeat N (5)  --threads N (1)\n\n"
     "       marill bench report DIR      the results in a folder as Markdown, asked beside measured\n"
     "       marill bench pick FILE PATH...  single values of a result: bytes.client_to_server, figures.0.best\n";
 
