@@ -588,7 +588,8 @@ static bool times_good(void)
     return good;
 }
 
-#define ATTEMPTS(body) do { for (int attempt_ = 0;; attempt_++) { body; if (times_good() || !EXACT) break; CHECK(attempt_ < 20); } } while (0)
+#define ATTEMPTS(body) \
+    do { for (int attempt_ = 0;; attempt_++) { body; if (times_good() || !EXACT) break; CHECK(attempt_ < 20); } } while (0)
 
 static Ends shaped(Ends e)
 {
@@ -693,7 +694,8 @@ TEST(net_is_read_strictly)
     CHECK(n.rtt == 0.5e-3 && n.bandwidth == 375e6);
     CHECK_OK(net_parse(&n, "loopback"));
     CHECK(!net_is_shaped(&n));
-    const char *const bad[] = {"", "moon", "RTT=40ms", "RTT=40,BW=200", "RTT=-1ms,BW=1Mbit", "RTT=1ms,BW=0Mbit", "RTT=nanms,BW=1Mbit", "lan "};
+    const char *const bad[] = {"", "moon", "RTT=40ms", "RTT=40,BW=200", "RTT=-1ms,BW=1Mbit", "RTT=1ms,BW=0Mbit", "RTT=nanms,BW=1Mbit",
+                               "lan "};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK_FAILS(net_parse(&n, bad[i]), "--net is loopback");
 }
 

@@ -185,8 +185,8 @@ static Result plan_make_temporary(const char **out, const PlanWish *w, const Mod
     if (w->private_part >= 0) private = (Private)w->private_part;
     if (w->prefer >= 0) prefer = (Prefer)w->prefer;
     if (own && own->known_token)
-        return fail(FAIL_USE, "the folder's plan has a known prefix, and is made for other values of --frozen, --private or --prefer: make one with"
-                              " 'marill calibrate', and name it with --plan");
+        return fail(FAIL_USE, "the folder's plan has a known prefix, and is made for other values of --frozen, --private or --prefer:"
+                              " make one with 'marill calibrate', and name it with --plan");
     uint32_t context = own ? own->context : context_wanted(c, w->positions);
     if (own) fprintf(stderr, "marill: the folder's plan is another: calibrating on a small built-in text\n");
     else fprintf(stderr, "marill: %s has no plan: calibrating on a small built-in text\n", w->adapter ? w->adapter : w->model);
@@ -282,7 +282,8 @@ static Result prefix_tokens(PlanOptions *o, const Bundle *b, const CalibrateArgs
     if (!k->prefix && !k->prefix_file) return OK;
     GUARD(text_tokens(&ids, &count, b->tokenizer, k->prefix_file, k->prefix, a));
     if (count == 0) return fail(FAIL_USE, "the known prefix is empty");
-    if (count > b->model.config.context) return fail(FAIL_USE, "the known prefix has %zu tokens, the model room for %u", count, b->model.config.context);
+    if (count > b->model.config.context)
+        return fail(FAIL_USE, "the known prefix has %zu tokens, the model room for %u", count, b->model.config.context);
     o->prefix = ids, o->prefix_len = (uint32_t)count;
     return OK;
 }

@@ -256,7 +256,8 @@ static Result run_all(const RunArgs *k, const Option *options)
     unsigned threads = party_threads(k->threads, (Setting)k->setting);
     run.wish = (PlanWish){.model = k->model, .adapter = k->adapter, .plan = k->plan};
     wish_read(&run.wish, options, k->frozen, k->private, k->prefer);
-    run.parties = (Parties){.model = k->model, .adapter = k->adapter, .net = k->replay ? NULL : k->net, .traced = k->replay, .threads = threads};
+    run.parties = (Parties){.model = k->model, .adapter = k->adapter, .net = k->replay ? NULL : k->net, .traced = k->replay,
+                            .threads = threads};
     Result r = setting_choose(&run.parties.setting, k->setting);
     if (!failed(r)) r = prompt_read(&run);
     run.wish.positions = run.prompt_len + k->max_tokens + 2;
@@ -298,6 +299,7 @@ Result run_command(int argc, char **argv)
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
     GUARD(net_choose(&k));
-    if (k.replay && k.setting != SETTING_DEALER && k.setting != SETTING_3PC) return fail(FAIL_USE, "--net virtual needs parties: dealer or 3pc");
+    if (k.replay && k.setting != SETTING_DEALER && k.setting != SETTING_3PC)
+        return fail(FAIL_USE, "--net virtual needs parties: dealer or 3pc");
     return run_all(&k, options);
 }

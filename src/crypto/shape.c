@@ -148,12 +148,13 @@ bool net_is_shaped(const Net *n)
 
 Result net_parse(Net *out, const char *text)
 {
-    double rtt, mbit;
+    double rtt = -1, mbit = 0;
     int end = 0;
     if (!strcmp(text, "loopback")) *out = (Net){0, 0};
     else if (!strcmp(text, "lan")) *out = (Net){0.5e-3, 3e9 / 8};
     else if (!strcmp(text, "wan")) *out = (Net){40e-3, 200e6 / 8};
-    else if (sscanf(text, "RTT=%lfms,BW=%lfMbit%n", &rtt, &mbit, &end) == 2 && end && !text[end] && rtt >= 0 && rtt < 1e6 && mbit > 0 && mbit < 1e9)
+    else if (sscanf(text, "RTT=%lfms,BW=%lfMbit%n", &rtt, &mbit, &end) == 2 && end && !text[end] && rtt >= 0 && rtt < 1e6 &&
+             mbit > 0 && mbit < 1e9)
         *out = (Net){rtt / 1e3, mbit * 1e6 / 8};
     else return fail(FAIL_USE, "--net is loopback, lan, wan or RTT=..ms,BW=..Mbit, not '%s'", text);
     return OK;

@@ -29,7 +29,7 @@ enum {
     REKEY_BYTES = 1 << 26,                     // AES-GCM allows 2^24.5 records a key (RFC 8446, 5.5): far above, and cheap
     INPUT_BYTES = 1 << 30,                     // the most that is taken in while a send waits
     SLICE = 1 << 18,                           // that the pump moves before it lets the owner in
-    IDLE_MOST_MS = 32
+    IDLE_MOST_MS = 8
 };
 static const double SPIN_SECONDS = 30e-6;      // about what it costs to sleep and be woken
 static const double CLOSE_SECONDS = 1;         // without progress, after which bytes that wait to leave are given up
@@ -100,7 +100,8 @@ static BIO *bio_over(Tls *t)
 
 static bool may_retry(int error) { return error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE; }
 
-/* An SSL_get_error that waiting does not mend: the first one says why. What the peer sent before it may still be read after a send failed. */
+/* An SSL_get_error that waiting does not mend: the first one says why. After a failed send, what the peer sent before may still be
+ * read. */
 static void tls_note_end(Tls *t, int error, bool *which)
 {
     const char *reason = error == SSL_ERROR_SSL ? ERR_reason_error_string(ERR_peek_last_error()) : NULL;

@@ -21,8 +21,10 @@ static Result bundle_check(const Bundle *b, const char *model_dir, const char *p
     const Plan *p = &b->plan;
     uint8_t hash[HASH_BYTES];
     GUARD(fail_in(plan_check(p, c), "%s", plan_path));
-    if (p->known > 1 && !p->known_token) return fail(FAIL_DATA, "%s: %u known positions, whose tokens it does not name", plan_path, p->known);
-    if (p->known && !p->known_token && c->bos < 0) return fail(FAIL_DATA, "%s: counts on a BOS token, which %s does not name", plan_path, model_dir);
+    if (p->known > 1 && !p->known_token)
+        return fail(FAIL_DATA, "%s: %u known positions, whose tokens it does not name", plan_path, p->known);
+    if (p->known && !p->known_token && c->bos < 0)
+        return fail(FAIL_DATA, "%s: counts on a BOS token, which %s does not name", plan_path, model_dir);
     if (p->context <= p->known) return fail(FAIL_DATA, "%s: a context of %u positions leaves no room", plan_path, p->context);
     if (tokenizer_vocab(b->tokenizer) > c->vocab)
         return fail(FAIL_DATA, "%s/tokenizer.model has %u pieces, the model a vocabulary of %u", model_dir, tokenizer_vocab(b->tokenizer),

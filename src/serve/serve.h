@@ -6,8 +6,8 @@
  * hash of the public model, salted commitment to the private part, hash of the plan.
  *
  * In `3pc` the third streams its words while the other two compute; it is told how many rows a batch has, and runs ahead of
- * the generation by the 32 MB that the provider takes in before it needs them, and by what the sockets hold. In `dealer` it wrote the same words ahead of time, a segment a position, to a
- * pool at the provider, and is absent. Both run the same SecureNet.
+ * the generation by the 32 MB that the provider takes in before it needs them, and by what the sockets hold. In `dealer` it
+ * wrote the same words ahead of time, a segment a position, to a pool at the provider, and is absent. Both run the same SecureNet.
  *
  * A session that fails is over: the others are told why in one line, keys and shares are wiped, nothing is retried.
  */

@@ -1,10 +1,12 @@
 /* trace.h - what a party did in a session and when, and how long the same session would take over another network.
  *
- * A party notes each frame that it sends or receives: how many bytes, when, and how long it had computed since the one before. The traces of all parties of one session on this machine are enough to replay it over any network on a virtual clock:
- * a party computes as long as it did, its bytes leave one after the other at the bandwidth, arrive half a round trip later, and
- * a receive ends when the party has come to it and the frame has arrived. What a frame took from process to process without any
- * network, the median of the session itself, is added to each: systems and TLS take their time everywhere. The bounds of the channels' buffers count: a third that
- * runs ahead is stopped where it would be. Nothing is slept through, so a network of seconds is measured in microseconds.
+ * A party notes each frame that it sends or receives: how many bytes, when, and how long it had computed since the one before.
+ * The traces of all parties of one session on this machine are enough to replay it over any network on a virtual clock: a party
+ * computes as long as it did, its bytes leave one after the other at the bandwidth, arrive half a round trip later, and a receive
+ * ends when the party has come to it and the frame has arrived. What a frame took from process to process without any network,
+ * the median of the session itself, is added to each: systems and TLS take their time everywhere. The bounds of the channels'
+ * buffers count: a third that runs ahead is stopped where it would be. Nothing is slept through, so a network of seconds is
+ * measured in microseconds.
  *
  * Computing is the processor time that the party used between two frames, or the time that passed without waiting, whichever
  * is less: that other processes kept the processor busy does not count. A disk that is waited for does not count either. */
