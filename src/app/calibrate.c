@@ -1,5 +1,6 @@
 /* calibrate.c - plans: making them, finding the one to run with, predicting costs from them. */
 #include "app/app.h"
+#include "model/head_groups.h"
 
 #include <math.h>
 #include <string.h>
@@ -56,6 +57,29 @@ static Result tokenizer_open(Tokenizer **out, const char *model_dir)
     return r;
 }
 
+/* "merge": M or "head_groups": lists for the uppermost layers, of marill.json in the first of these folders that has one. first:
+ * the layer from which `merge` counts. */
+static Result heads_load(HeadGroups *out, const char *const folders[2], const ModelConfig *c, uint32_t first, Arena *a)
+{
+    *out = (HeadGroups){.first = first};
+    for (size_t i = 0; i < 2; i++) {
+        const char *path = folders[i] ? arena_format(a, "%s/marill.json", folders[i]) : NULL;
+        if (!path || !file_exists(path)) continue;
+        Json *root;
+        GUARD(json_read(&root, path, TEMPLATE_LIMIT));
+        const Json *lists = json_find(root, "head_groups");
+        size_t layers = lists ? json_count(lists) : 0;
+        Result r = json_get_u32_or(&out->size, root, "merge", 0, 1024, 0);
+        if (!failed(r) && lists) r = head_groups_read(out, lists, (uint32_t)layers, a);
+        if (!failed(r) && layers > c->layers) r = fail(FAIL_DATA, "head_groups is for %zu layers of %u", layers, c->layers);
+        if (!failed(r) && lists) out->first = c->layers - (uint32_t)layers;
+        if (!failed(r)) r = head_groups_check(out, c, (uint32_t)layers);
+        json_free(root);
+        return fail_in(r, "%s", path);
+    }
+    return OK;
+}
+
 Result bundle_load_plain(Bundle *b, const char *model_dir, const char *adapter_dir)
 {
     *b = (Bundle){0};
@@ -65,6 +89,7 @@ Result bundle_load_plain(Bundle *b, const char *model_dir, const char *adapter_d
     b->plan.context = c->context, b->plan.known = 1;
     b->has_adapter = adapter_dir != NULL;
     if (adapter_dir) GUARD(adapter_load(&b->adapter, adapter_dir, c));
+    GUARD(heads_load(&b->plan.heads, (const char *const[]){adapter_dir, model_dir}, c, adapter_dir ? b->adapter.first : 0, &b->plan.arena));
     GUARD(tokenizer_open(&b->tokenizer, model_dir));
     if (tokenizer_vocab(b->tokenizer) > c->vocab)
         return fail(FAIL_DATA, "%s/tokenizer.model has %u tokens, the model has %u", model_dir, tokenizer_vocab(b->tokenizer), c->vocab);
@@ -240,6 +265,7 @@ const char calibrate_usage[] =
     "  --prefer exchanges|bytes     (exchanges)\n"
     "  --known-prefix TEXT          both parties know this text, which comes before every prompt: it costs nothing at the client\n"
     "  --known-prefix-file FILE     the same, from a file\n"
+    "  Heads are merged as marill.json says: {\"merge\": 4}, or {\"head_groups\": ..}, lists of heads for each secure layer.\n"
     "  --out FILE                   (marill-plan.json of the adapter folder, or of the model folder)\n";
 
 static Result text_tokens(int32_t **ids, size_t *count, const Tokenizer *t, const char *path, const char *builtin, Arena *a)
@@ -295,7 +321,11 @@ static Result plan_options(PlanOptions *o, const Bundle *b, const CalibrateArgs 
     if (k->private_given) o->private_part = (Private)k->private;
     GUARD(prefix_tokens(o, b, k, a));
     if (o->private_part == PRIVATE_LORA && !b->has_adapter) return fail(FAIL_USE, "--private lora needs an --adapter");
-    return k->frozen_given ? frozen_count(&o->frozen, k->frozen, b->model.config.layers) : OK;
+    if (k->frozen_given) GUARD(frozen_count(&o->frozen, k->frozen, b->model.config.layers));
+    o->heads = b->plan.heads;
+    if (o->heads.order && o->heads.first != o->frozen)
+        return fail(FAIL_USE, "marill.json groups heads from layer %u on, and %u layers are frozen", o->heads.first, o->frozen);
+    return OK;
 }
 
 static Result calibrate_run(const CalibrateArgs *k)

@@ -112,8 +112,8 @@ static void see_half(Watcher *w, LayerSeen *l, Sight what, const float *x, size_
     switch (what) {
     case SEE_QUERY:
         most(&l->query, pairs_most(w, x, len, wide, w->known, false) * scale);
-        scale = ldexp(scale, (int)w->p->query_bits);
-        most(&l->product[ATTN], pairs_most(w, x, len, wide, w->known, true) * scale + ldexp(rows_bias(w, MAT_Q, len / wide), (int)w->p->query_bits));
+        most(&l->product[ATTN], ldexp(pairs_most(w, x, len, wide, w->known, true) * scale + rows_bias(w, MAT_Q, len / wide),
+                                      (int)w->p->query_bits));
         break;
     case SEE_KEY:
         most(&l->key, pairs_most(w, x, len, kv, 0, false));

@@ -316,7 +316,8 @@ Result plain_embed(const PlainState *s, float *x, const int32_t *tokens, size_t 
     size_t width = s->model->config.width;
     GUARD(tokens_check(s, tokens, rows));
     const float *at = s->model->positions ? s->model->positions + s->past * width : NULL;
-    if (at && rows > s->context - s->past) return fail(FAIL_DATA, "%zu tokens after %u do not fit the context of %u", rows, s->past, s->context);
+    if (at && rows > s->context - s->past)
+        return fail(FAIL_DATA, "%zu tokens after %u do not fit the context of %u", rows, s->past, s->context);
     for (size_t r = 0; r < rows; r++) {
         size_t id = (size_t)tokens[r];
         if (s->ones) quant_row(x + r * width, &s->model->quant_embed, id, width);

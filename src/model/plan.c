@@ -79,7 +79,8 @@ static void need_lookup(Check *k, const LookupSpec *s, Function fn, const char *
     if (k->wrong) return;
     double value, slope;
     lookup_bounds(s, &value, &slope);
-    need(k, column_fits(value, s->f0, s->m0) && (exp || (column_fits(slope, s->f1, s->m1) && s->f0 <= s->f1 + s->fp && s->f1 + s->fp - s->f0 < 32)), what);
+    bool line = exp || (column_fits(slope, s->f1, s->m1) && s->f0 <= s->f1 + s->fp && s->f1 + s->fp - s->f0 < 32);
+    need(k, column_fits(value, s->f0, s->m0) && line, what);
     need(k, s->border == 0 || (!exp && !silu && s->border == 16), what);
     double bytes = ldexp(1, (int)s->t + 1) * (exp ? word_bytes(s->m0) : word_bytes(s->m0) + word_bytes(s->m1) + (s->border ? 8u : 0u));
     if (bytes <= wide_table_bytes) k->tables += bytes;
@@ -164,7 +165,8 @@ static void check_lean(Check *k, const LayerPlan *l, const NormPlan *n, const No
         Out o = out_of(l, kind[i]);
         Width sum = {(unsigned)(r->room[i] > 0 ? r->room[i] : 0) + n->product.f, n->product.f};
         need(k, (int)n->product.f + o.turned >= (int)o.to.f, "fraction bits of the sum");
-        need_to(k, private ? r->pinned_a : r->lift, (int)n->normed.f + (private ? fa + r->extra[i] : (int)l->weight_f[kind[i]]), sum, "product");
+        int weight = private ? fa + r->extra[i] : (int)l->weight_f[kind[i]];
+        need_to(k, private ? r->pinned_a : r->lift, (int)n->normed.f + weight, sum, "product");
         if (adapted && p->adapted[kind[i]]) need_to(k, r->pinned_b, (int)n->low_rank_normed.f + fa, sum, "low-rank product");
     }
     if (!adapted) return;

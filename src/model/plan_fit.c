@@ -57,7 +57,8 @@ static void rsqrt_levels(LookupSpec *coarse, LookupSpec *fine)
 /* Steps of 2^-9, cells of width 2, the column with f bits: exp is at most 1 below the top of the row. */
 static LookupSpec exp_spec(int cells, int f, int bits)
 {
-    return (LookupSpec){.fn = FN_EXP, .t = (unsigned)cells + 10, .k = 10, .f = 9, .f0 = (unsigned)f, .m0 = (unsigned)bits, .offset = -2, .gain = 1,
+    return (LookupSpec){.fn = FN_EXP, .t = (unsigned)cells + 10, .k = 10, .f = 9, .f0 = (unsigned)f, .m0 = (unsigned)bits,
+                        .offset = -2, .gain = 1,
                         .floor = -no_limit, .ceiling = no_limit, .never_positive = true};
 }
 
@@ -68,7 +69,8 @@ static int silu_cells(int range) { return range > 6 ? 9 : 8; }
  * low part's coordinate shares the result's f fraction bits so that their roundings weigh the same. */
 static LookupSpec silu_spec(Function fn, int range, int f)
 {
-    int cells = silu_cells(range), k = 6, low = clamp((f - cells + range) / 2, 2, fn == FN_GELU ? 6 : 5), slope = clamp(f - low, 2, cells + 5 - range);
+    int cells = silu_cells(range), k = 6, low = clamp((f - cells + range) / 2, 2, fn == FN_GELU ? 6 : 5);
+    int slope = clamp(f - low, 2, cells + 5 - range);
     return (LookupSpec){.fn = fn, .t = (unsigned)(cells + k), .k = (unsigned)k, .f = (unsigned)(cells + k - 1 - range),
                         .f0 = (unsigned)least(14 - range, slope + low), .m0 = 16, .f1 = (unsigned)slope, .m1 = 8, .fp = (unsigned)low,
                         .gain = 1, .floor = -no_limit, .ceiling = no_limit};
@@ -108,8 +110,8 @@ typedef struct Start {
 /* Rows of public 16-bit weights: accuracy as far as the rings go. */
 static Start start_llama(bool lean, bool private)
 {
-    return (Start){.residual = 10, .private = private ? 14 : lean ? 10 : 12, .least_private = 7, .knob = {14, lean ? 10 : 14, 12, 12, 12, 15},
-                   .low = {10, lean ? 7 : 12, 9, 9, 10, 13}, .ffn_y = lean ? 10 : 13, .ffn_x = 12, .exp = 16, .exp_bits = 19,
+    return (Start){.residual = 10, .private = private ? 14 : lean ? 10 : 12, .least_private = 7,
+                   .knob = {14, lean ? 10 : 14, 12, 12, 12, 15}, .low = {10, lean ? 7 : 12, 9, 9, 10, 13}, .ffn_y = lean ? 10 : 13, .ffn_x = 12, .exp = 16, .exp_bits = 19,
                    .value = 11, .mixed = 14, .attention = 12, .sum = lean ? 13 : 16,
                    .inverse = 12};
 }
@@ -118,8 +120,9 @@ static Start start_llama(bool lean, bool private)
  * cost a bit of the same ring, the weights get some four bits more. */
 static Start start_gpt2(bool lean)
 {
-    return (Start){.residual = 9, .private = lean ? 14 : 13, .least_private = 11, .knob = {0, 12, 10, 10, 10, lean ? 13 : 14}, .low = {0, 10, 9, 9, 9, 12},
-                   .ffn_y = 12, .ffn_x = 10, .exp = 14, .exp_bits = 16, .value = 10, .mixed = lean ? 13 : 12, .attention = 10, .sum = lean ? 10 : 8,
+    return (Start){.residual = 9, .private = lean ? 14 : 13, .least_private = 11,
+                   .knob = {0, 12, 10, 10, 10, lean ? 13 : 14}, .low = {0, 10, 9, 9, 9, 12}, .ffn_y = 12, .ffn_x = 10,
+                   .exp = 14, .exp_bits = 16, .value = 10, .mixed = lean ? 13 : 12, .attention = 10, .sum = lean ? 10 : 8,
                    .inverse = lean ? 9 : 11, .gelu = 16, .hidden = 10};
 }
 
@@ -420,7 +423,8 @@ static int residual_fraction(const PlanSeen *s, uint32_t layers, int start)
 
 Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model *m)
 {
-    Fit f = {.p = p, .seen = seen, .c = c, .m = m, .private = p->private_part == PRIVATE_LAYERS, .lean = p->prefer == PREFER_BYTES, .gpt2 = c->arch == ARCH_GPT2};
+    Fit f = {.p = p, .seen = seen, .c = c, .m = m, .private = p->private_part == PRIVATE_LAYERS,
+             .lean = p->prefer == PREFER_BYTES, .gpt2 = c->arch == ARCH_GPT2};
     f.start = f.gpt2 ? start_gpt2(f.lean) : start_llama(f.lean, f.private);
     f.fx = residual_fraction(seen, p->layers, f.start.residual);
     for (f.context_bits = 1; UINT64_C(1) << f.context_bits < p->context; f.context_bits++) {}

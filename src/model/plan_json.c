@@ -92,7 +92,8 @@ static const Field plan_fields[] = {
     {"final_norm", F_LOOKUP, AT(Plan, final_norm), 0},
     {"model_hash", F_HASH, AT(Plan, model_hash), 0}, END};
 
-_Static_assert(sizeof(unsigned) == sizeof(uint32_t) && sizeof(Function) == sizeof(uint32_t) && sizeof(Arch) == sizeof(uint32_t) && sizeof(Prefer) == sizeof(uint32_t),
+_Static_assert(sizeof(unsigned) == sizeof(uint32_t) && sizeof(Function) == sizeof(uint32_t) && sizeof(Arch) == sizeof(uint32_t)
+               && sizeof(Prefer) == sizeof(uint32_t),
                "F_UINT is 32 bits");
 
 static const Field *fields_of(FieldKind k)
@@ -137,7 +138,13 @@ static Json *field_json(const Field *f, const void *at)
 }
 
 /* Left out of the text where they are zero, as in every plan of a model that does without them. */
-static bool field_spare(const Field *f) { return !strcmp(f->name, "architecture") || !strcmp(f->name, "merge") || !strcmp(f->name, "query_bits") || !strcmp(f->name, "rsqrt_fine"); }
+static bool field_spare(const Field *f)
+{
+    static const char *const names[] = {"architecture", "merge", "query_bits", "rsqrt_fine"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i], f->name)) return true;
+    return false;
+}
 
 static bool field_empty(const Field *f, const void *at)
 {

@@ -209,8 +209,10 @@ static CHECKED Result head_forward(SecureNet *s, Wire x, size_t rows, float *log
     GUARD(engine_exchange(e, "logits to the client"));
     const int64_t *words = reveal_take(e, reveal);
     if (words && logits)
-        for (size_t i = 0; i < layout_len(out); i++)
-            logits[i] = (float)(ldexp((double)words[i], -(int)(p->logit.f - p->logit_drop)) + (s->head_bias ? (double)s->head_bias[i % vocab] : 0));
+        for (size_t i = 0; i < layout_len(out); i++) {
+            double bias = s->head_bias ? (double)s->head_bias[i % vocab] : 0;
+            logits[i] = (float)(ldexp((double)words[i], -(int)(p->logit.f - p->logit_drop)) + bias);
+        }
     return OK;
 }
 
@@ -336,7 +338,8 @@ static CHECKED Result cost_count(Cost *out, const Plan *p, const ModelConfig *c,
             r = pretend_past(s, past);
             before = engine_cost(e);
         }
-        if (!failed(r)) r = head == HEAD_NONE ? secure_layers(s, rows, NULL, NULL, &w) : secure_forward(s, rows, NULL, NULL, NULL, head == HEAD_LAST);
+        if (!failed(r) && head == HEAD_NONE) r = secure_layers(s, rows, NULL, NULL, &w);
+        else if (!failed(r)) r = secure_forward(s, rows, NULL, NULL, NULL, head == HEAD_LAST);
     }
     if (!failed(r)) {
         *out = engine_cost(e);

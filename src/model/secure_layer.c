@@ -165,7 +165,14 @@ static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q
 
 // ---- output and down projection --------------------------------------------------------------------------------------
 
-typedef struct OutNet { MatrixKind kind; const PublicMatrix *w; const Pinned *a, *b; const OutRings *rings; Width low_rank; const char *name; } OutNet;
+typedef struct OutNet {
+    MatrixKind kind;
+    const PublicMatrix *w;
+    const Pinned *a, *b;
+    const OutRings *rings;
+    Width low_rank;
+    const char *name;
+} OutNet;
 
 /* x := x + W in (+ B A in). One exchange, in which C sends both of its messages, or none where nothing is private. */
 static CHECKED Result project(SecureNet *s, const LayerNet *l, const OutNet *o, Wire in, Wire *x)

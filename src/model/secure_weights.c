@@ -197,7 +197,8 @@ static CHECKED Result private_matrix(int32_t *out, const Plan *p, const Model *m
         for (size_t j = 0; j < s.cols; j++) mean[j] += private_at(&s, q, i, j) / (double)s.rows;
     Result r = OK;
     for (size_t i = 0; i < s.rows && !failed(r); i++)
-        for (size_t j = 0; j < s.cols && !failed(r); j++) r = private_round(&out[i * s.cols + j], (private_at(&s, q, i, j) - mean[j]) * times, f);
+        for (size_t j = 0; j < s.cols && !failed(r); j++)
+            r = private_round(&out[i * s.cols + j], (private_at(&s, q, i, j) - mean[j]) * times, f);
     arena_free(&scratch);
     return r;
 }
@@ -350,7 +351,8 @@ static void hash_biases(Hash *h, const Model *m, const Adapter *a, uint32_t laye
         Arena arena;
         arena_init(&arena, true);
         const double *bias = private_bias(m, a, layer, k, &arena);
-        for (size_t i = 0; bias && i < matrix_rows(&m->config, k); i++) hash_integers(h, &(int32_t){(int32_t)lrint(ldexp(bias[i], 24))}, 1, 4);
+        for (size_t i = 0; bias && i < matrix_rows(&m->config, k); i++)
+            hash_integers(h, &(int32_t){(int32_t)lrint(ldexp(bias[i], 24))}, 1, 4);
         arena_free(&arena);
     }
 }
