@@ -13,7 +13,8 @@ struct Client {
     Channel *provider, *third;                 // third: 3pc
     Engine *engine;
     SecureNet *net;
-    PlainState *plain;                         // the frozen layers, in float, of the public base
+    Model lower;                               // the public base as far as the client runs it: caches of no other layers
+    PlainState *plain;                         // the frozen layers, in float
     float *x;                                  // (context, width)
     Arena arena;
     Segments segments;
@@ -119,7 +120,9 @@ static Result nets_new(Client *c, const ClientHello *mine, const ProviderHello *
     engine_pad_seed(c->engine, theirs->pad_seed);
     wipe(seed, sizeof seed);
     GUARD(secure_new(&c->net, c->engine, &c->arena, &b->model.config, &b->plan, &b->model, NULL));
-    c->plain = plain_new(&b->model, NULL, b->plan.context, &c->arena);
+    c->lower = b->model;
+    c->lower.config.layers = b->plan.frozen;
+    c->plain = plain_new(&c->lower, NULL, b->plan.context, &c->arena);
     c->x = arena_new(&c->arena, float, (size_t)b->plan.context * b->model.config.width);
     if (b->plan.known && !b->known_given) {
         GUARD(plain_embed(c->plain, c->x, bundle_known(b), b->plan.known));
