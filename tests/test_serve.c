@@ -149,6 +149,7 @@ TEST(known_prefix)
     q.known_token[1] = (int32_t)shape.vocab;
     CHECK_FAILS(plan_check(&q, &shape), "known tokens");
     CHECK_OK(plan_save(&p, plan_path));
+    plan_free(&q), plan_free(&p), buffer_free(&text);
     bundle_free(&bundle);
     CHECK_OK(bundle_load(&bundle, in_folder("model"), in_folder("adapter"), NULL, true));
     Generated g;
@@ -163,12 +164,13 @@ TEST(known_prefix)
         if (!strcmp(g.finish_reason, "length")) check_cost(&g, true);
     }
     client_close(c);
-    memcpy(unknown, b.known_tokens, p.known * sizeof *unknown);
+    memcpy(unknown, b.known_tokens, b.plan.known * sizeof *unknown);
     b.plan.known_token = unknown;
     unknown[1] = 7;
     ClientOptions other = client_options(SETTING_3PC);
     CHECK_FAILS(client_open(&c, &b, &other), "the plan differs");
     process_end(&provider, "the plan differs");
+    bundle_free(&b);
     process_kill(&third);
     make_pool(&bundle, 20);
     start_dealer(1);

@@ -16,6 +16,11 @@ static double replayed(const Trace *t, double rtt, double bandwidth)
     return n.seconds[PHASE_PREFILL];
 }
 
+static void free_all(Trace t[3])
+{
+    for (int i = 0; i < 3; i++) trace_free(&t[i]);
+}
+
 enum { C = PARTY_CLIENT, S = PARTY_PROVIDER, T = PARTY_THIRD };
 
 TEST(an_exchange_ends_when_the_later_has_arrived)
@@ -33,6 +38,7 @@ TEST(an_exchange_ends_when_the_later_has_arrived)
     CHECK_OK(network_time(&n, t, &(Net){10e-3, 1e6}));
     CHECK_NEAR(12e-3 - 2e-3, n.waited[C], 1e-6);
     CHECK_NEAR(7e-3 - 5e-3, n.waited[S], 1e-6);
+    free_all(t);
 }
 
 TEST(bytes_leave_one_after_the_other)
@@ -47,6 +53,7 @@ TEST(bytes_leave_one_after_the_other)
     add(&t[S], TRACE_SENT, C, 100, 0);
     CHECK_NEAR(10e-3 + 1e-3 + 2e-3 + 0.1e-3 + 2e-3, replayed(t, 4e-3, 1e6), 1e-6);
     CHECK_NEAR(4e-2 + 1e-3, replayed(t, 0, 1e5), 1e-6);                // 4,000 bytes there, 100 back
+    free_all(t);
 }
 
 /* 100 MB of words that the third makes at 1 GB/s, and that the provider takes at 100 MB/s, late. */
@@ -67,6 +74,7 @@ TEST(a_third_runs_ahead_within_its_bound)
     /* At 50 MB/s: 33 MB lie ready after 1 s, the other 67 MB take 1.34 s from then on. */
     CHECK_NEAR(1.0 + 67 / 50.0, replayed(t, 0, 50e6), 0.04);
     CHECK_NEAR(1.0 + 67 / 50.0 + 0.4, replayed(t, 0.4, 50e6), 0.05);   // the first of these leaves at 1 s; it and the answer are under way
+    free_all(t);
 }
 
 TEST(traces_of_different_sessions_are_refused)
@@ -79,6 +87,7 @@ TEST(traces_of_different_sessions_are_refused)
     add(&t[S], TRACE_SENT, C, 100, 0);
     add(&t[C], TRACE_SENT, S, 100, 0);
     CHECK_FAILS(network_time(&n, t, &(Net){0, 0}), "waits for ever");
+    free_all(t);
 }
 
 TEST(trace_files)
@@ -107,6 +116,7 @@ TEST(trace_files)
     CHECK_OK(file_write(path, "marill", 6, 0600));
     CHECK_FAILS(trace_load(&back, path), "cut short");
     buffer_free(&text);
+    trace_free(&t);
 }
 
 int main(int argc, char **argv) { return test_main(argc, argv); }
