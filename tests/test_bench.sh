@@ -51,6 +51,7 @@ fields tokens setting seconds plain_seconds cpu_seconds client server third exch
     replayed_seconds predicted_seconds asked met
 [ "$(ls "$tmp" | grep -c marill-)" = 0 ] || complain "a block leaves files behind"
 
+expect 0 "all links" "$marill" bench costs
 mkdir "$tmp/results"
 cp "$tmp/out" "$tmp/results/block.json"
 expect 0 "| third" "$marill" bench report "$tmp/results"

@@ -37,6 +37,8 @@ const char bench_usage[] =
     "  writing a pool, against dealing alone and the disk\n"
     "  --shape NAME (open-llama-3b)  --layers N (1)  --positions N (32)  --rank R  --prefer exchanges|bytes  --folder DIR (.)\n"
     "  --repeat N (5)  --threads N (1)\n\n"
+    "       marill bench costs [--shape NAME] [--json]\n"
+    "  exact bytes and exchanges of a token through the secure layers (llama2-7b), beside what is asked of them\n\n"
     "       marill bench report DIR      the results in a folder as Markdown, asked beside measured\n"
     "       marill bench pick FILE PATH...  single values of a result: bytes.client_to_server, figures.0.best\n";
 
@@ -217,7 +219,8 @@ static const struct { const char *name; Result (*run)(const BenchArgs *k); } ker
     {"limits", bench_limits}, {"lookup", bench_lookup}, {"matmul", bench_matmul}, {"deal", bench_deal}, {"pack", bench_pack}};
 
 static const struct { const char *name; Result (*run)(int argc, char **argv); } others[] = {
-    {"block", bench_block}, {"generate", bench_generate}, {"pool", bench_pool}, {"report", bench_report}, {"pick", bench_pick}};
+    {"block", bench_block}, {"generate", bench_generate}, {"pool", bench_pool}, {"costs", bench_costs},
+    {"report", bench_report}, {"pick", bench_pick}};
 
 static Result kernels_command(const char *what, int argc, char **argv)
 {
@@ -234,7 +237,7 @@ static Result kernels_command(const char *what, int argc, char **argv)
         threads_start((unsigned)threads);
         return kernels[i].run(&k);
     }
-    return fail(FAIL_USE, "'%s' is none of limits, lookup, matmul, deal, pack, pool, block, generate", what);
+    return fail(FAIL_USE, "'%s' is none of limits, lookup, matmul, deal, pack, pool, block, generate, costs", what);
 }
 
 Result bench_command(int argc, char **argv)

@@ -56,6 +56,7 @@ CHECKED Result bench_pack(const BenchArgs *k);
 CHECKED Result bench_pool(int argc, char **argv);
 CHECKED Result bench_block(int argc, char **argv);
 CHECKED Result bench_generate(int argc, char **argv);         // bench_generate.c
+CHECKED Result bench_costs(int argc, char **argv);
 CHECKED Result bench_report(int argc, char **argv);
 CHECKED Result bench_pick(int argc, char **argv);
 

@@ -52,13 +52,16 @@ static float *factor_new(Arena *a, size_t len, double size, uint64_t *state)
     return w;
 }
 
-void block_model(Model *m, Adapter *a, const Block *b)
+void block_model(Model *m, Adapter *a, const Block *b, bool private)
 {
     const ModelConfig *c = &b->config;
+    ModelConfig public = *c;
     uint64_t state = b->seed;
-    model_random(m, c, b->seed);
+    if (!private && !b->rank) public.layers = 0;               // embedding and head alone
+    model_random(m, &public, b->seed);
+    m->config = *c;
     *a = (Adapter){0};
-    if (!b->rank) return;
+    if (!b->rank || !private) return;
     *a = (Adapter){.layers = c->layers};
     arena_init(&a->arena, false);
     a->pair = arena_alloc(&a->arena, c->layers, sizeof *a->pair);
@@ -108,7 +111,7 @@ static Result block_prepare(Bench *n, Setting setting)
     b->rank = k->private == PRIVATE_LORA ? (uint32_t)k->rank : 0;
     b->config.context = (uint32_t)(b->past + b->rows);
     GUARD(scratch_folder(&b->folder));
-    block_model(&n->model, &n->adapter, b);
+    block_model(&n->model, &n->adapter, b, true);
     Result r = block_plan(n);
     model_free(&n->model), adapter_free(&n->adapter);           // the processes make their own: none has another's
     GUARD(r);
@@ -288,7 +291,7 @@ static Result block_measure(Bench *n)
     Result r = children_start(n);
     if (!failed(r)) {
         threads_start(b->threads);
-        block_model(&n->model, &n->adapter, b);
+        block_model(&n->model, &n->adapter, b, true);
         n->plain = plain_new(&n->model, b->rank ? &n->adapter : NULL, b->config.context, &n->arena);
         plain_merge(n->plain, &b->plan.heads);
         plain_past_fill(n);
@@ -397,7 +400,8 @@ static size_t asked_list(Asked out[16], const Bench *n, const Outcome *o)
 {
     const BlockArgs *k = n->k;
     bool shaped = net_is_shaped(&n->b.net);
-    bool peer = !strcmp(k->shape, "gpt2-small") && k->tokens == 128 && !k->past && k->merge == 1 && !n->b.rank && n->b.threads == 1 && !shaped;
+    bool peer = !strcmp(k->shape, "gpt2-small") && k->tokens == 128 && !k->past && k->merge == 1 && !n->b.rank;
+    peer &= n->b.threads == 1 && !shaped;
     bool dealer = n->b.setting == SETTING_DEALER, lean = k->prefer == PREFER_BYTES;
     const LinkBytes *b = &o->bytes;
     double plain = o->plain.least, mb = 1e-6;

@@ -71,8 +71,8 @@ typedef struct Block {
     size_t shared_len;
 } Block;
 
-/* Weights of the layer, and the private factors where there are any: the same whoever makes them. */
-void block_model(Model *m, Adapter *a, const Block *b);
+/* Weights of the layer, and the private factors where there are any: the same whoever makes them. private false: what a client has. */
+void block_model(Model *m, Adapter *a, const Block *b, bool private);
 /* A block has one phase, and each party notes when it was through: under phases of their own, since both have a share of the output. */
 static inline Phase block_phase(Role r) { return r == ROLE_CLIENT ? PHASE_PREFILL : r == ROLE_SERVER ? PHASE_DECODE : PHASE_SETUP; }
 void trace_path(char out[BLOCK_PATH], const Block *b, Role r);        // of the last repetition

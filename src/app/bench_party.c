@@ -155,7 +155,7 @@ static Result actor_setup(Actor *p)
     GUARD(p->role == ROLE_THIRD ? third_meets(p) : meet_third(p));
     if (p->role != ROLE_THIRD) {
         GUARD(meet_peer(p));
-        block_model(&p->model, &p->adapter, b);
+        block_model(&p->model, &p->adapter, b, p->role == ROLE_SERVER);
     }
     if (p->role != ROLE_CLIENT && !dealer(p)) live_feed(&p->live, p->third);
     pool_sink(&p->sink);

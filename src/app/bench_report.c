@@ -56,7 +56,9 @@ static void print_asked(const Json *asked)
     printf("| figure | asked | measured | met |\n| --- | ---: | ---: | --- |\n");
     for (size_t i = 0; i < json_count(asked); i++) {
         const Json *a = json_at(asked, i);
-        printf("| %s | <= %.4g | %.4g | %s |\n", text_of(a, "name"), real_of(a, "asked"), real_of(a, "value"), yes_no(a));
+        char most[32] = "";
+        if (json_find(a, "asked")) snprintf(most, sizeof most, "<= %.4g", real_of(a, "asked"));
+        printf("| %s | %s | %.4g | %s |\n", text_of(a, "name"), most, real_of(a, "value"), yes_no(a));
     }
     printf("\n");
 }

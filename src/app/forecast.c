@@ -31,10 +31,10 @@ static double thread_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-enum { READ = 64 << 20 };                      // bytes: beyond the caches of one core
+enum { READ = 64 << 20, READ_NEAR = 2 << 20 };  // bytes: beyond the caches of one core; of a small layer's matrix
 
-/* Seconds a multiply-add of one kind, the least of a few runs: one row with a matrix that comes from memory, many with one that
- * stays near. data: READ bytes. */
+/* Seconds a multiply-add of one kind, the least of a few runs: one row with a matrix of `read` bytes, many with one that stays
+ * near. data: READ bytes. */
 typedef struct Probe { ProductKind kind; unsigned bits; size_t rows, n; const void *data; uint64_t *x, *y; } Probe;
 
 static void probe_run(const Probe *p)
@@ -46,10 +46,10 @@ static void probe_run(const Probe *p)
     }
 }
 
-static double probe(const void *data, ProductKind kind, unsigned bits, bool many)
+static double probe(const void *data, ProductKind kind, unsigned bits, bool many, size_t read)
 {
     static const size_t bytes[PRODUCT_KINDS] = {1, 2, 8};
-    size_t rows = many ? MANY_ROWS : 1, n = many ? SIDE : READ / (SIDE * bytes[kind]);
+    size_t rows = many ? MANY_ROWS : 1, n = many ? SIDE : read / (SIDE * bytes[kind]);
     Probe p = {kind, bits, rows, n, data, calloc(rows * SIDE, 8), calloc(rows * n, 8)};
     if (!p.x || !p.y) bug("out of memory");
     double best = 1e9;
@@ -85,17 +85,21 @@ static void products_measure(Rates *r, const Plan *p, const Cost *c, const void 
     ProductKind public = p->weight_bits == 8 ? PRODUCT_BYTES : PRODUCT_SMALL;
     unsigned pinned = work_bits(&c->work[WORK_PINNED]);
     for (int many = 0; many < 2; many++) {
-        r->product[RATE_PUBLIC][many] = probe(data, public, work_bits(&c->work[WORK_PUBLIC]), many);
-        r->product[RATE_PINNED][many] = probe(data, PRODUCT_SMALL, pinned, many);
-        r->product[RATE_PAD][many] = probe(data, PRODUCT_WIDE, pinned, many);
+        for (int near = 0; near < 2; near++) {
+            double (*to)[2] = near ? r->near_product : r->product;
+            size_t read = near ? READ_NEAR : READ;
+            to[RATE_PUBLIC][many] = probe(data, public, work_bits(&c->work[WORK_PUBLIC]), many, read);
+            to[RATE_PINNED][many] = probe(data, PRODUCT_SMALL, pinned, many, read);
+            to[RATE_PAD][many] = probe(data, PRODUCT_WIDE, pinned, many, read);
+        }
         r->product[RATE_ATTEND][many] = probe_attend(data, work_bits(&c->work[WORK_ATTEND]), many ? 8 : 1);
+        r->near_product[RATE_ATTEND][many] = r->product[RATE_ATTEND][many];
     }
 }
 
 /* Seconds of a role's products. */
-static double products_seconds(const Rates *r, const Cost *c, Role role, bool many)
+static double products_seconds(const double rate[RATE_KINDS][2], const Cost *c, Role role, bool many)
 {
-    const double (*rate)[2] = r->product;
     const Work *w = c->work;
     double public = (double)w[WORK_PUBLIC].macs * rate[RATE_PUBLIC][many], attend = (double)w[WORK_ATTEND].macs * rate[RATE_ATTEND][many];
     double pinned = (double)w[WORK_PINNED].macs * rate[role == ROLE_SERVER ? RATE_PINNED : RATE_PAD][many];
@@ -300,7 +304,7 @@ static Result rest_measure(Rates *r, const Small s[SIZES])
                 Cost c;
                 GUARD(plan_cost_layers(&c, &s[i].plan, &s[i].config, many ? 0 : (uint32_t)s->past, (size_t)rows));
                 bytes[i] = link_bytes(&c);
-                rest[i] = fmax(0, s[i].cpu[many][role] - products_seconds(r, &c, (Role)role, many));
+                rest[i] = fmax(0, s[i].cpu[many][role] - products_seconds((const double (*)[2])r->near_product, &c, (Role)role, many));
             }
             double slope = bytes[1] > bytes[0] ? (rest[1] - rest[0]) / (bytes[1] - bytes[0]) : rest[0] / bytes[0];
             slope = fmin(fmax(slope, 0), rest[1] / bytes[1]);   // neither part is negative
@@ -366,23 +370,24 @@ Result rates_measure(Rates *r, const Plan *p, const ModelConfig *c)
     return small_measure(r, p, c);
 }
 
-static Json *pair_json(const double v[2], double scale)
+static Json *pair_json(const double v[2])        // in nanoseconds
 {
     Json *o = json_new_object();
-    json_put(o, "one_row", json_of_real(scale / v[0]));
-    json_put(o, "many_rows", json_of_real(scale / v[1]));
+    json_put(o, "one_row", json_of_real(1e9 * v[0]));
+    json_put(o, "many_rows", json_of_real(1e9 * v[1]));
     return o;
 }
 
 Json *rates_json(const Rates *r)
 {
-    static const char *const products[RATE_KINDS] = {"public", "pinned", "pad", "cache"};
-    Json *o = json_new_object(), *macs = json_new_object(), *rest = json_new_object();
-    for (int k = 0; k < RATE_KINDS; k++) json_put(macs, products[k], pair_json(r->product[k], 1));
-    for (int p = 0; p < 3; p++) json_put(rest, (const char *const[]){"client", "server", "third"}[p], pair_json(r->rest_byte[p], 1));
-    json_put(macs, "plain", pair_json(r->plain, 1));
-    json_put(o, "multiply_adds_per_second", macs);
-    json_put(o, "other_bytes_per_second", rest);
+    static const char *const products[RATE_KINDS] = {"public", "pinned", "pad", "cache"}, *const roles[3] = {"client", "server", "third"};
+    Json *o = json_new_object(), *macs = json_new_object(), *bytes = json_new_object(), *rows = json_new_object();
+    for (int k = 0; k < RATE_KINDS; k++) json_put(macs, products[k], pair_json(r->product[k]));
+    json_put(macs, "plain", pair_json(r->plain));
+    for (int p = 0; p < 3; p++) json_put(bytes, roles[p], pair_json(r->rest_byte[p])), json_put(rows, roles[p], pair_json(r->rest_row[p]));
+    json_put(o, "ns_a_multiply_add", macs);
+    json_put(o, "ns_a_byte_on_the_links", bytes);
+    json_put(o, "ns_a_row_of_a_layer", rows);
     json_put(o, "loopback_bytes_per_second", json_of_real(r->loopback_bandwidth));
     json_put(o, "loopback_latency_seconds", json_of_real(r->loopback_latency));
     return o;
@@ -401,7 +406,7 @@ double forecast_cpu(const Rates *r, const Batch *b, Role role)
 {
     const Cost *c = &b->cost;
     bool many = b->rows > 1;
-    double t = products_seconds(r, c, role, many) + r->rest_byte[role][many] * link_bytes(c);
+    double t = products_seconds((const double (*)[2])r->product, c, role, many) + r->rest_byte[role][many] * link_bytes(c);
     t += r->rest_row[role][many] * (double)b->rows * b->layers;
     if (role == ROLE_CLIENT) t += b->frozen_macs * r->plain[many];
     if (role == ROLE_CLIENT && b->ahead) t -= (double)c->work[WORK_PINNED].macs * r->product[RATE_PAD][many];

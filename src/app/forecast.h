@@ -11,6 +11,7 @@ typedef enum { RATE_PUBLIC, RATE_PINNED, RATE_PAD, RATE_ATTEND, RATE_KINDS } Rat
 /* Index [many]: one row, or many. Seconds of one thread. */
 typedef struct Rates {
     double product[RATE_KINDS][2];             // a multiply-add of matrices beyond the caches
+    double near_product[RATE_KINDS][2];        // the same within them
     double rest_byte[3][2], rest_row[3][2];    // by role: everything else, a byte of what all links carry, and a row of a layer
     double plain[2];                           // a float multiply-add of the client's own layers
     double loopback_bandwidth, loopback_latency;               // bytes a second; seconds from process to process, over TLS
