@@ -6,6 +6,8 @@
 
 static const ModelConfig shape = {.width = 24, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 6, .ffn = 20, .vocab = 30, .context = 80,
                                   .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2};
+static const ModelConfig gpt2_shape = {.arch = ARCH_GPT2, .width = 24, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 6, .ffn = 20, .vocab = 30,
+                                       .context = 80, .norm_eps = 1e-5f, .rope = {.factor = 1}, .bos = 1, .eos = 2};
 static Model model;
 static Adapter adapter;
 static int32_t tokens[400];
@@ -20,6 +22,26 @@ static void make(Plan *p, Prefer prefer, Private private_part)
     CHECK_OK(plan_make(p, &model, &adapter, &o, tokens, 400));
 }
 
+/* Forms: fold or lean (bit 0), what is private (bit 1), GPT-2 with merged heads (from 4 on; all private). */
+enum { FORMS = 6, MUTATIONS = 270 };
+
+static const ModelConfig *make_form(Plan *p, int form)
+{
+    static const uint32_t order[] = {2, 0, 3, 1, 0, 1, 2, 3};
+    Prefer prefer = form & 1 ? PREFER_BYTES : PREFER_EXCHANGES;
+    if (form < 4) {
+        make(p, prefer, form & 2 ? PRIVATE_LAYERS : PRIVATE_LORA);
+        return &shape;
+    }
+    arena_free(&model.arena), arena_free(&adapter.arena);
+    adapter = (Adapter){0};
+    random_model(&model, &gpt2_shape, 1.5);
+    for (size_t i = 0; i < 400; i++) tokens[i] = 3 + (int32_t)(test_random() * 27);
+    PlanOptions o = {.context = 40, .prefer = prefer, .private_part = PRIVATE_LAYERS, .heads = {.size = 2, .order = order, .heads = 4}};
+    CHECK_OK(plan_make(p, &model, NULL, &o, tokens, 400));
+    return &gpt2_shape;
+}
+
 static Buffer text_of(const Plan *p)
 {
     Buffer b = {0};
@@ -30,19 +52,19 @@ static Buffer text_of(const Plan *p)
 
 TEST(json_and_back)
 {
-    for (int form = 0; form < 4; form++) {
+    for (int form = 0; form < FORMS; form++) {
         Plan p, q;
-        make(&p, form & 1 ? PREFER_BYTES : PREFER_EXCHANGES, form & 2 ? PRIVATE_LAYERS : PRIVATE_LORA);
+        const ModelConfig *c = make_form(&p, form);
         Buffer a = text_of(&p);
         CHECK_OK(plan_parse(&q, (char *)a.data, a.len - 1));
         Buffer b = text_of(&q);
         CHECK(a.len == b.len && !memcmp(a.data, b.data, a.len));
-        CHECK_OK(plan_check(&q, &shape));
+        CHECK_OK(plan_check(&q, c));
         uint8_t h[2][HASH_BYTES];
-        plan_hash(&p, &shape, h[0]), plan_hash(&q, &shape, h[1]);
+        plan_hash(&p, c, h[0]), plan_hash(&q, c, h[1]);
         CHECK(!memcmp(h[0], h[1], HASH_BYTES));
         q.layer[1].silu.f0--;
-        plan_hash(&q, &shape, h[1]);
+        plan_hash(&q, c, h[1]);
         CHECK(memcmp(h[0], h[1], HASH_BYTES));
         char path[200];
         snprintf(path, sizeof path, "%s/plan.json", test_folder());
@@ -158,7 +180,7 @@ static Buffer mutate(const Buffer *t)
     return b;
 }
 
-static void run_clear(const Plan *p)
+static void run_clear(const Plan *p, const ModelConfig *c)
 {
     static const uint8_t seed[KEY_BYTES] = {3};
     Arena a;
@@ -166,9 +188,9 @@ static void run_clear(const Plan *p)
     Engine *e = engine_new(ROLE_CLEAR, NULL, NULL);
     engine_shared_seed(e, seed), engine_pad_seed(e, seed);
     SecureNet *net = NULL;
-    if (!failed(secure_new(&net, e, &a, &shape, p, &model, p->rank ? &adapter : NULL))) {
-        float *x = random_weights(&a, 2 * shape.width, 1), *logits = arena_new(&a, float, 2 * shape.vocab);
-        const float *kv[2] = {random_weights(&a, 40 * 12, 1), random_weights(&a, 40 * 12, 1)};
+    if (!failed(secure_new(&net, e, &a, c, p, &model, p->rank ? &adapter : NULL))) {
+        float *x = random_weights(&a, 2 * c->width, 1), *logits = arena_new(&a, float, 2 * c->vocab);
+        const float *kv[2] = {random_weights(&a, 40 * 24, 1), random_weights(&a, 40 * 24, 1)};
         KnownPrefix known = {kv, kv};
         Party here = {.engine = e, .role = ROLE_CLEAR};
         party_begin(&here, 2, 0);
@@ -183,26 +205,26 @@ TEST(mutated_plans_never_abort)
 {
     (void)parties_run, (void)parties_end;
     unsigned passed = 0;
-    for (int form = 0; form < 4; form++) {
+    for (int form = 0; form < FORMS; form++) {
         Plan p;
-        make(&p, form & 1 ? PREFER_BYTES : PREFER_EXCHANGES, form & 2 ? PRIVATE_LAYERS : PRIVATE_LORA);
+        const ModelConfig *c = make_form(&p, form);
         Buffer t = text_of(&p);
         plan_free(&p);
-        for (int i = 0; i < 400; i++) {
+        for (int i = 0; i < MUTATIONS; i++) {
             Buffer m = mutate(&t), again;
             if (i % 4 == 0) again = mutate(&m), buffer_free(&m), m = again;
-            if (!failed(plan_parse(&p, (char *)m.data, m.len - 1)) && !failed(plan_check(&p, &shape))) {
-                Cost c;
+            if (!failed(plan_parse(&p, (char *)m.data, m.len - 1)) && !failed(plan_check(&p, c))) {
+                Cost cost;
                 passed++;
-                CHECK_OK(plan_cost(&c, &p, &shape, 0, 2, true));
-                run_clear(&p);
+                CHECK_OK(plan_cost(&cost, &p, c, 0, 2, true));
+                run_clear(&p, c);
             }
             plan_free(&p);
             buffer_free(&m);
         }
         buffer_free(&t);
     }
-    printf("    %u of 1600 mutated plans are sound\n", passed);
+    printf("    %u of %d mutated plans are sound\n", passed, MUTATIONS * FORMS);
     CHECK(passed > 100);
 }
 
