@@ -121,8 +121,8 @@ static Start start_llama(bool lean, bool private)
 static Start start_gpt2(bool lean)
 {
     return (Start){.residual = 9, .private = lean ? 14 : 13, .least_private = 11,
-                   .knob = {0, 12, 10, 10, 10, lean ? 13 : 14}, .low = {0, 10, 9, 9, 9, 12}, .ffn_y = 12, .ffn_x = 10,
-                   .exp = 14, .exp_bits = 16, .value = 10, .mixed = lean ? 13 : 12, .attention = 10, .sum = lean ? 10 : 8,
+                   .knob = {0, 12, 9, 9, 10, lean ? 13 : 14}, .low = {0, 10, 9, 9, 9, 12}, .ffn_y = 12, .ffn_x = 10,
+                   .exp = 14, .exp_bits = 16, .value = 9, .mixed = 13, .attention = 10, .sum = lean ? 10 : 7,
                    .inverse = lean ? 9 : 11, .gelu = 16, .hidden = 10};
 }
 
@@ -303,7 +303,7 @@ static CHECKED Result fit_attention(const Fit *f, LayerPlan *l)
         int ring = above(l->attention) + (int)l->mix.f;
         fs = least(bits + f->start.sum, 64 - ring);
         if (f->lean) l->sum_inverse = width(least(ring + fs, 64 - (bits + 16 - fs)), fs);
-        if (fs >= bits + (f->gpt2 ? 8 : 9)) break;
+        if (fs >= bits + (f->gpt2 ? 7 : 9)) break;
         if (!f->gpt2 || fa <= f->start.least_private)
             return fail(FAIL_DATA, "layer %u: attention does not fit 64 bits", f->p->frozen + (uint32_t)(l - f->p->layer));
         l->weight_f[MAT_O]--;                  // attention output is smaller than what the other matrices see
