@@ -110,6 +110,38 @@ static void arena_check(bool secret)
     arena_free(&a);
 }
 
+/* What arena_reuse leaves is seen by raw blocks alone, and by nobody once the arena was wiped. */
+TEST(arena_reuse_leaves_and_wipe_zeroes)
+{
+    enum { LEN = 3 << 20 };
+    Arena a;
+    arena_init(&a, true);
+    arena_alloc(&a, 1000, 1);
+    ArenaMark mark = arena_mark(&a);
+    uint8_t *first = arena_alloc(&a, 5000, 1);
+    memset(first, 0xAA, 5000);
+    memset(arena_raw(&a, LEN, 1), 0xBB, LEN);                  // another chunk
+    arena_reuse(&a, mark);
+    uint8_t *raw = arena_raw(&a, 100, 1);
+    CHECK(raw == first && raw[0] == 0xAA && raw[99] == 0xAA);
+    for (int round = 0; round < 2; round++) {
+        ArenaMark inner = arena_mark(&a);
+        uint8_t *small = arena_alloc(&a, 6000, 1), *large = arena_alloc(&a, LEN + 4096, 1);
+        for (size_t i = 0; i < 6000; i++) CHECK(small[i] == 0);
+        for (size_t i = 0; i < LEN + 4096; i++) CHECK(large[i] == 0);
+        memset(small, 0xCC, 6000), memset(large, 0xDD, LEN + 4096);
+        if (round == 0) arena_rollback(&a, inner);
+    }
+    arena_reuse(&a, mark);
+    arena_wipe(&a);
+    CHECK_EQUAL(0, a.used);
+    raw = arena_raw(&a, 10000, 1);
+    for (size_t i = 0; i < 10000; i++) CHECK(raw[i] == 0);
+    raw = arena_raw(&a, LEN, 1);
+    for (size_t i = 0; i < LEN; i++) CHECK(raw[i] == 0);
+    arena_free(&a);
+}
+
 TEST(arena_plain) { arena_check(false); }
 TEST(arena_secret) { arena_check(true); }
 

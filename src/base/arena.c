@@ -4,8 +4,9 @@
  * after it are spares that a rollback gave back. A loop that marks, allocates and rolls back therefore asks the system
  * for memory in its first round only.
  *
- * The invariant: in every chunk the bytes past `at` are zero. A rollback restores it by zeroing what it takes back, which
- * for a secret arena is the wiping as well, so that allocating is moving `at`. */
+ * The invariant: in every chunk the bytes past `at` and past `dirty` are zero. A rollback restores it by zeroing what it takes
+ * back, which for a secret arena is the wiping as well, so that allocating is moving `at`. arena_reuse leaves its bytes behind,
+ * below `dirty`, for those who write all of what they get; others have it zeroed then. */
 #include "base/base.h"
 
 #include <stdio.h>
@@ -17,7 +18,7 @@ enum { ALIGN = 64, CHUNK_FIRST = 64 << 10, CHUNK_DOUBLED = 16 << 20, WIPED_A_PAR
 struct ArenaChunk {
     _Alignas(ALIGN) struct ArenaChunk *prev;
     struct ArenaChunk *next;
-    size_t size, at;                           // bytes after this header: in all, and given out
+    size_t size, at, dirty;                    // bytes after this header: in all, given out, and ever left unzeroed
 };
 
 static uint8_t *chunk_data(struct ArenaChunk *c)
@@ -51,9 +52,16 @@ static void chunk_clear(struct ArenaChunk *c, size_t from)
     c->at = from;
 }
 
+static void chunk_clean(struct ArenaChunk *c)
+{
+    if (c->at < c->dirty) c->at = c->dirty;
+    chunk_clear(c, 0);
+    c->dirty = 0;
+}
+
 static void chunk_free(struct ArenaChunk *c, bool secret)
 {
-    if (secret) chunk_clear(c, 0);
+    if (secret) chunk_clean(c);
     munmap(c, c->size + sizeof *c);
 }
 
@@ -82,7 +90,7 @@ void arena_init(Arena *a, bool secret)
     *a = (Arena){.secret = secret};
 }
 
-void *arena_alloc(Arena *a, size_t count, size_t size)
+static void *arena_take(Arena *a, size_t count, size_t size, bool zero)
 {
     size_t bytes = 0;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 2) bug("out of memory: %zu x %zu bytes", count, size);
@@ -90,11 +98,18 @@ void *arena_alloc(Arena *a, size_t count, size_t size)
     if (bytes == 0) bytes = ALIGN;             // an empty block still has an address of its own
     if (!a->last || a->last->size - a->last->at < bytes) arena_grow(a, bytes);
     void *block = chunk_data(a->last) + a->last->at;
+    if (zero && a->last->dirty > a->last->at) {
+        size_t left = a->last->dirty - a->last->at;
+        memset(block, 0, left < bytes ? left : bytes);
+    }
     a->last->at += bytes;
     a->used += bytes;
     if (a->used > a->peak) a->peak = a->used;
     return block;
 }
+
+void *arena_alloc(Arena *a, size_t count, size_t size) { return arena_take(a, count, size, true); }
+void *arena_raw(Arena *a, size_t count, size_t size) { return arena_take(a, count, size, false); }
 
 char *arena_string(Arena *a, const char *text)
 {
@@ -122,17 +137,32 @@ ArenaMark arena_mark(const Arena *a)
     return (ArenaMark){a->last, a->last ? a->last->at : 0, a->used};
 }
 
-void arena_rollback(Arena *a, ArenaMark to)
+static void chunk_leave(struct ArenaChunk *c, size_t from)
+{
+    if (c->dirty < c->at) c->dirty = c->at;
+    c->at = from;
+}
+
+static void arena_back(Arena *a, ArenaMark to, void (*give)(struct ArenaChunk *c, size_t from))
 {
     ASSERT(to.used <= a->used);
     if (!a->last) return;
     while (a->last != to.chunk && a->last->prev) {
-        chunk_clear(a->last, 0);
+        give(a->last, 0);
         a->last = a->last->prev;
     }
     ASSERT(!to.chunk || a->last == to.chunk);  // a mark of the empty arena names no chunk: the first one stays as a spare
-    chunk_clear(a->last, to.at);
+    give(a->last, to.at);
     a->used = to.used;
+}
+
+void arena_rollback(Arena *a, ArenaMark to) { arena_back(a, to, chunk_clear); }
+void arena_reuse(Arena *a, ArenaMark to) { arena_back(a, to, chunk_leave); }
+
+void arena_wipe(Arena *a)
+{
+    arena_back(a, (ArenaMark){0}, chunk_leave);
+    for (struct ArenaChunk *c = a->last; c; c = c->next) chunk_clean(c);
 }
 
 void arena_free(Arena *a)

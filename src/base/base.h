@@ -68,6 +68,11 @@ char *arena_string(Arena *a, const char *text);               // a copy
 char *arena_format(Arena *a, const char *format, ...) PRINTF(2, 3);
 ArenaMark arena_mark(const Arena *a);
 void arena_rollback(Arena *a, ArenaMark to);                  // everything allocated since is gone
+/* The same, but its bytes stay as they are until they are given out again or the arena is wiped: for memory that is taken
+ * again at once, mostly by arena_raw, whose blocks are not zeroed. */
+void arena_reuse(Arena *a, ArenaMark to);
+void *arena_raw(Arena *a, size_t count, size_t size);
+void arena_wipe(Arena *a);                                    // gives back and zeroes everything
 void arena_free(Arena *a);
 
 void wipe(void *p, size_t len);                               // zeroes memory and is never optimised away

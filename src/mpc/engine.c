@@ -126,7 +126,7 @@ static Prg *streams_new(Engine *e, const uint8_t (*keys)[KEY_BYTES], const char 
 
 static void streams_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES], const uint8_t (*server)[KEY_BYTES])
 {
-    arena_rollback(&e->step, (ArenaMark){0});
+    arena_wipe(&e->step), arena_wipe(&e->kept);
     e->rows = rows;
     e->client_prg = streams_new(e, client, "masks of the client");
     e->server_prg = streams_new(e, server, "masks of the server");
@@ -165,7 +165,7 @@ void engine_ahead_end(Engine *e)
     e->queued = 0;
     e->ahead.working = false, e->cost = e->ahead.spent, e->dealt_before = e->cost.bytes.third_to_server;
     role_set(e, ROLE_CLIENT);
-    arena_rollback(&e->step, (ArenaMark){0});
+    arena_wipe(&e->step), arena_wipe(&e->kept);
     e->client_prg = NULL;
 }
 
@@ -190,6 +190,7 @@ void engine_fail(Engine *e, Result r)
 }
 
 uint64_t *words_if(Engine *e, bool wanted, size_t len) { return wanted ? arena_new(&e->step, uint64_t, len) : NULL; }
+uint64_t *words_raw(Engine *e, bool wanted, size_t len) { return wanted ? arena_raw(&e->step, len, sizeof(uint64_t)) : NULL; }
 uint64_t *words_new(Engine *e, size_t len) { return words_if(e, e->role != ROLE_COUNT, len); }
 
 // ---- layouts and bare wires ------------------------------------------------------------------------------------------
@@ -221,6 +222,13 @@ Wire wire_new(Engine *e, const Layout *at, unsigned n, unsigned f)
     return w;
 }
 
+Wire wire_raw(Engine *e, const Layout *at, unsigned n, unsigned f)
+{
+    ASSERT(n >= 1 && n <= 64);
+    size_t len = layout_len(at);
+    return (Wire){at, n, f, {words_raw(e, e->client, len)}, {words_raw(e, e->server || e->clear, len)}};
+}
+
 typedef struct Copy { uint64_t *to; const uint64_t *from; } Copy;
 
 static void copy_block(void *ctx, const Block *b)
@@ -232,7 +240,7 @@ static void copy_block(void *ctx, const Block *b)
 static uint64_t *words_copy(Arena *a, const uint64_t *words, const Layout *at)
 {
     if (!words) return NULL;
-    Copy c = {arena_new(a, uint64_t, layout_len(at)), words};
+    Copy c = {arena_raw(a, layout_len(at), sizeof *words), words};
     rows_run(at, copy_block, &c);
     return c.to;
 }
@@ -251,9 +259,9 @@ void engine_turn(Engine *e, Wire *const *keep, size_t count)
 {
     ASSERT(e->queued == 0);
     for (size_t i = 0; i < count; i++) *keep[i] = wire_copy(&e->kept, *keep[i]);
-    arena_rollback(&e->step, e->begun);
+    arena_reuse(&e->step, e->begun);
     for (size_t i = 0; i < count; i++) *keep[i] = wire_copy(&e->step, *keep[i]);
-    arena_rollback(&e->kept, (ArenaMark){0});
+    arena_reuse(&e->kept, (ArenaMark){0});
 }
 
 uint64_t wire_value(const Engine *e, const Wire *a, size_t i)

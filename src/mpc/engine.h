@@ -107,6 +107,8 @@ struct Factor {
 
 uint64_t *words_new(Engine *e, size_t len);                   // step arena; NULL at COUNT
 uint64_t *words_if(Engine *e, bool wanted, size_t len);
+uint64_t *words_raw(Engine *e, bool wanted, size_t len);      // not zeroed: for those who write every word
+Wire wire_raw(Engine *e, const Layout *at, unsigned n, unsigned f);          // as wire_new, of words_raw
 Wire wire_new(Engine *e, const Layout *at, unsigned n, unsigned f);          // shares allocated where held
 static inline void work_note(Engine *e, WorkKind kind, size_t macs, unsigned bits)
 {

@@ -96,8 +96,8 @@ typedef struct Share { uint64_t *word; } Share;               // one party's; NU
 
 typedef struct Wire { const Layout *at; unsigned n, f; Share c, s; } Wire;
 
-/* Forgets everything in the step arena but `count` wires, which move: the memory of what was computed before them is wiped
- * and used again. Between exchanges, with nothing queued; every Opened, Factor and Layout made before is gone. */
+/* Forgets everything in the step arena but `count` wires, which move: the memory of what was computed before them is used
+ * again, and wiped with the rest of the batch. Between exchanges, with nothing queued; every Opened, Factor and Layout made before is gone. */
 void engine_turn(Engine *e, Wire *const *keep, size_t count);
 
 /* Local and free: */

@@ -118,7 +118,7 @@ static void panels_run(Engine *e, Panels j)
     j.count = (p->outputs + j.each - 1) / j.each;
     j.lanes = threads_count() > 1 ? 2 * (size_t)threads_count() : 1;
     if (j.lanes > j.count) j.lanes = j.count;
-    j.scratch = arena_new(&e->step, uint64_t, j.lanes * j.each * p->inputs);
+    j.scratch = words_raw(e, true, j.lanes * j.each * p->inputs);
     parallel_for(j.lanes, 1, panels_part, &j);
     arena_rollback(&e->step, mark);
 }
@@ -187,13 +187,13 @@ static void pinning_deal(Engine *e, Pinning *g, const Share *r)
 {
     const Pinned *p = g->p;
     size_t len = layout_len(g->at);
-    uint64_t *z = words_if(e, e->role == ROLE_THIRD, len);
+    uint64_t *z = words_raw(e, e->role == ROLE_THIRD, len);
     work_note(e, WORK_PINNED, len * p->inputs, p->n);
     if (z) panels_run(e, (Panels){.p = p, .out = z, .x = r->word, .rows = g->in->rows});
     if (e->ahead.working) pinning_ahead(e, g, r);
     AheadShare *a = ahead_take(e, p->outputs);
-    g->s.word = words_if(e, e->server, len);
-    g->share_c.word = words_if(e, e->client, len);
+    g->s.word = words_raw(e, e->server, len);
+    g->share_c.word = words_raw(e, e->client, len);
     g->rc = *r, g->ready = a ? e->ahead.covered : 0;
     if (g->ready) memcpy(g->share_c.word, a->word + e->ahead.from * p->outputs, g->ready * p->outputs * sizeof *a->word);
     deal_run(e, &(Field){g->at, p->n}, 1, pinning_stage, &(PinningDeal){g, z, NULL});
@@ -220,7 +220,7 @@ static Pinning *pinning_new(Engine *e, const Layout *in, unsigned f, const Pinne
 static void pinning_queue(Engine *e, Pinning *g, const uint64_t *x_c)
 {
     source_mask_client(e, &g->rc, g->in, g->p->n);
-    g->hat = words_if(e, e->server, layout_len(g->in));
+    g->hat = words_raw(e, e->server, layout_len(g->in));
     engine_send(e, (Pending){.from_client = true, .at = g->in, .n = g->p->n, .to = g->hat}, x_c, g->rc.word);
     pinning_deal(e, g, &g->rc);
 }
@@ -259,7 +259,7 @@ static void product_of_weights(const Pinned *p, uint64_t *out, const uint64_t *x
 /* S: A x - dealt. */
 static void product_server(Engine *e, const Pinning *g, Wire *w, const uint64_t *x)
 {
-    w->s.word = words_new(e, layout_len(g->at));
+    w->s.word = words_raw(e, true, layout_len(g->at));
     product_of_weights(g->p, w->s.word, x, g->in->rows);
     rows_apply(g->at, ring_sub, w->s.word, w->s.word, g->s.word);
 }

@@ -13,7 +13,7 @@ static Opened *opened_over(Engine *e, const Layout *at, unsigned n, unsigned f, 
 {
     Opened *o = arena_new(&e->step, Opened, 1);
     o->at = at, o->n = n, o->f = f;
-    o->p = p ? p : words_if(e, e->online || e->clear, layout_len(at));
+    o->p = p ? p : words_raw(e, e->online || e->clear, layout_len(at));
     o->value = words_if(e, e->clear, layout_len(at));
     return o;
 }
@@ -63,8 +63,8 @@ static Opened *open_wire(Engine *e, Wire a, unsigned k, unsigned n, const uint8_
     Opened *o = opened_over(e, a.at, n, a.f - k, last && e->online ? (e->client ? a.c.word : a.s.word) : NULL);
     Pending p = {.from_client = true, .from_server = true, .at = a.at, .row_n = row_n, .n = n, .to = o->p, .add = true, .opened = true};
     o->row_n = row_n;
-    o->rc.word = words_if(e, e->client_prg != NULL, len);
-    o->rs.word = words_if(e, e->server_prg != NULL, len);
+    o->rc.word = words_raw(e, e->client_prg != NULL, len);
+    o->rs.word = words_raw(e, e->server_prg != NULL, len);
     OpenJob job = {e, o, a, k, &p, engine_queue(e, &p)};
     if (o->rc.word || o->rs.word) rows_run(a.at, open_block, &job);
     source_skip(e->client_prg, a.at, n, row_n);
@@ -197,7 +197,7 @@ static Making term_make(Engine *e, const Term *term, const Layout *at, Field *fi
     Making m = {.term = (Term *)(uintptr_t)term, .field = *fields};
     Term *t = m.term;
     field[(*fields)++] = (Field){at, t->ring - (t->widen ? t->mask->n : t->v)};
-    t->c.word = words_if(e, e->client, layout_len(at)), t->s.word = words_if(e, e->server, layout_len(at));
+    t->c.word = words_raw(e, e->client, layout_len(at)), t->s.word = words_raw(e, e->server, layout_len(at));
     t->shared = true;
     return m;
 }
@@ -361,6 +361,7 @@ static void online_block(void *ctx, const Block *b)
 {
     const Product *p = ctx;
     uint64_t *out = (p->e->client ? p->w.c.word : p->w.s.word) + b->i, *sum = b->tmp[0];
+    memset(out, 0, b->len * sizeof *out);
     for (size_t i = 0; i < p->a->count; i++) {
         const Term *x = &p->a->term[i];
         memset(sum, 0, b->len * sizeof *sum);
@@ -382,7 +383,7 @@ Wire factor_mul(Engine *e, const Factor *a, const Factor *b, size_t spread, unsi
 {
     size_t len = layout_len(a->at);
     ASSERT(n <= a->ring && (!b || (n <= b->ring && layout_len(b->at) * spread == len)));
-    Product p = {.e = e, .a = a, .b = b, .spread = b ? spread : 1, .w = wire_new(e, a->at, n, a->f + (b ? b->f : 0))};
+    Product p = {.e = e, .a = a, .b = b, .spread = b ? spread : 1, .w = wire_raw(e, a->at, n, a->f + (b ? b->f : 0))};
     product_plan(&p);
     deal_run(e, p.field, p.fields, product_stage, &p);
     if (e->clear) {

@@ -21,7 +21,7 @@ void source_peek(const Prg *prg, uint64_t *r, const Layout *at, unsigned n) { ro
 
 static void mask_read(Engine *e, Share *r, Prg *prg, const Layout *at, unsigned n)
 {
-    r->word = words_if(e, prg != NULL, layout_len(at));
+    r->word = words_raw(e, prg != NULL, layout_len(at));
     if (prg) source_peek(prg, r->word, at, n);
     source_skip(prg, at, n, NULL);
 }
@@ -159,7 +159,7 @@ static void deal_stage(void *ctx, const Deal *d, size_t begin, size_t end)
 
 void source_deal(Engine *e, Share *c, Share *s, const uint64_t *value, const Layout *at, unsigned n)
 {
-    DealJob job = {.c = words_if(e, e->client, layout_len(at)), .s = words_if(e, e->server, layout_len(at)), .value = value};
+    DealJob job = {.c = words_raw(e, e->client, layout_len(at)), .s = words_raw(e, e->server, layout_len(at)), .value = value};
     deal_run(e, &(Field){at, n}, 1, deal_stage, &job);
     c->word = job.c, s->word = job.s;
 }

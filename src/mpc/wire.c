@@ -4,7 +4,7 @@
 Wire wire_add(Engine *e, Wire a, Wire b)
 {
     ASSERT(a.f == b.f && layout_len(a.at) == layout_len(b.at));
-    Wire w = wire_new(e, a.at, a.n < b.n ? a.n : b.n, a.f);
+    Wire w = wire_raw(e, a.at, a.n < b.n ? a.n : b.n, a.f);
     if (w.c.word) rows_apply(a.at, ring_add, w.c.word, a.c.word, b.c.word);
     if (w.s.word) rows_apply(a.at, ring_add, w.s.word, a.s.word, b.s.word);
     return w;
@@ -21,7 +21,7 @@ static void add_row_block(void *ctx, const Block *b)
 Wire wire_add_server(Engine *e, Wire a, const uint64_t *row)
 {
     if (!a.s.word) return a;
-    Share s = {words_new(e, layout_len(a.at))};
+    Share s = {words_raw(e, true, layout_len(a.at))};
     for (size_t r = 0; r < a.at->rows; r++) ASSERT(row_words(a.at, r) == row_words(a.at, 0));
     rows_run(a.at, add_row_block, &(RowJob){s.word, a.s.word, row});
     a.s = s;
@@ -46,7 +46,7 @@ Wire wire_shift(Engine *e, Wire a, unsigned k)
 {
     if (k == 0) return a;
     ASSERT(k < a.n);
-    Wire w = wire_new(e, a.at, a.n - k, a.f - k);
+    Wire w = wire_raw(e, a.at, a.n - k, a.f - k);
     if (w.c.word) rows_run(a.at, shift_block, &(ShiftJob){w.c.word, a.c.word, a.n, k, true});
     if (w.s.word) rows_run(a.at, shift_block, &(ShiftJob){w.s.word, a.s.word, a.n, k, false});
     return w;
@@ -81,7 +81,7 @@ Wire wire_columns_to(Engine *e, Wire a, size_t from, size_t count, unsigned n, u
 {
     ASSERT(f <= a.f && a.f - f < a.n);
     unsigned k = a.f - f;
-    Wire w = wire_new(e, layout_uniform(e, count), n < a.n - k ? n : a.n - k, f);
+    Wire w = wire_raw(e, layout_uniform(e, count), n < a.n - k ? n : a.n - k, f);
     for (size_t r = 0; r < a.at->rows; r++) ASSERT(from + count <= row_words(a.at, r));
     if (w.c.word) rows_run(w.at, columns_block, &(ColumnsJob){a.at, from, w.c.word, a.c.word, a.n, k, true});
     if (w.s.word) rows_run(w.at, columns_block, &(ColumnsJob){a.at, from, w.s.word, a.s.word, a.n, k, false});
