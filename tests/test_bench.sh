@@ -51,12 +51,13 @@ fields tokens setting seconds plain_seconds cpu_seconds client server third exch
     replayed_seconds predicted_seconds asked met
 [ "$(ls "$tmp" | grep -c marill-)" = 0 ] || complain "a block leaves files behind"
 
-expect 0 "all links" "$marill" bench costs
 mkdir "$tmp/results"
 cp "$tmp/out" "$tmp/results/block.json"
 expect 0 "| third" "$marill" bench report "$tmp/results"
 expect 0 "gpt2-small 4" "$marill" bench pick "$tmp/results/block.json" shape tokens
 expect 1 "there is no value" "$marill" bench pick "$tmp/results/block.json" shape nothing.at.all
 expect 1 "No such file" "$marill" bench report "$tmp/none"
+
+expect 0 "all links" "$marill" bench costs
 
 exit $bad
