@@ -102,6 +102,8 @@ TEST(groups_of_heads)
     o.heads.order = NULL, o.heads.size = 3;
     CHECK_FAILS(plan_assume(&p, &shape, &o, 2), "does not divide");
     plan_free(&p);
+    CHECK_FAILS(plan_assume(&p, &gpt2_shape, &none, 2), "all weights of its secure layers private");
+    plan_free(&p);
     CHECK_OK(plan_assume(&p, &shape, &one, 2));
     CHECK_OK(plan_assume(&q, &shape, &none, 2));
     a = text_of(&p), b = text_of(&q);

@@ -111,8 +111,8 @@ typedef struct Start {
 static Start start_llama(bool lean, bool private)
 {
     return (Start){.residual = 10, .private = private ? 14 : lean ? 10 : 12, .least_private = 7,
-                   .knob = {14, lean ? 10 : 14, 12, 12, 12, 15}, .low = {10, lean ? 7 : 12, 9, 9, 10, 13}, .ffn_y = lean ? 10 : 13, .ffn_x = 12, .exp = 16, .exp_bits = 19,
-                   .value = 11, .mixed = 14, .attention = 12, .sum = lean ? 13 : 16,
+                   .knob = {14, lean ? 10 : 14, 12, 12, 12, 15}, .low = {10, lean ? 7 : 12, 9, 9, 10, 13}, .ffn_y = lean ? 10 : 13,
+                   .ffn_x = 12, .exp = 16, .exp_bits = 19, .value = 11, .mixed = 14, .attention = 12, .sum = lean ? 13 : 16,
                    .inverse = 12};
 }
 
@@ -449,6 +449,8 @@ Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
     *out = (Plan){.arch = c->arch, .context = context, .frozen = o->frozen, .prefer = o->prefer, .private_part = o->private_part};
     arena_init(&out->arena, false);
     if (o->frozen >= c->layers) return fail(FAIL_USE, "%u frozen layers of %u leave none to run securely", o->frozen, c->layers);
+    if (c->arch == ARCH_GPT2 && o->private_part == PRIVATE_LORA)
+        return fail(FAIL_USE, "a GPT-2 runs with all weights of its secure layers private");
     out->layers = c->layers - o->frozen;
     out->layer = arena_new(&out->arena, LayerPlan, out->layers);
     out->known = context > 1;
