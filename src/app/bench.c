@@ -25,7 +25,7 @@ const char bench_usage[] =
     "  --seed N                     of weights and inputs (1)\n\n"
     "       marill bench generate --shape NAME --setting dealer|3pc [options] [--threads N] [--json]\n"
     "  a generation at the size of a real model, beside its plain forward: a synthetic 8-bit base of the real shape, made once\n"
-    "  (3.6 or 6.9 GB), synthetic factors; three processes\n"
+    "  (3.4 or 6.7 GB), synthetic factors; three processes\n"
     "  --shape open-llama-3b|llama2-7b or DIR/ with config.json  --prefer exchanges|bytes  --private lora|layers\n"
     "  --prompt-tokens N (128)  --tokens N (16)  --frozen F (0.5)  --rank R (64)  --merge M (1)  --context N  --net NET\n"
     "  --known-prefix N             positions at the start whose tokens both know (1: BOS)\n"

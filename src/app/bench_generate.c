@@ -44,7 +44,7 @@ typedef struct Session {                       // what one run of the three part
     double max_error, logit_rms;               // against the plain forward with the same factors; max_error < 0: not compared
 } Session;
 
-typedef struct Plain { double prefill_seconds, step_seconds, bytes; } Plain;       // bytes: of weights that a step reads
+typedef struct Plain { double prefill_seconds, step_seconds, best, bytes; } Plain; // median and best; bytes: of weights that a step reads
 
 typedef struct Generate {
     const GenerateArgs *k;
@@ -66,6 +66,7 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Leaves v in order. */
 static double median(double *v, size_t n)
 {
     qsort(v, n, sizeof *v, ascending);
@@ -99,7 +100,7 @@ static CHECKED Result plain_measure(const Generate *g, Plain *out, bool prefill)
             seconds[i] = clock_seconds() - start;
             plain_truncate(s, plain_past(s) - 1);
         }
-        out->step_seconds = median(seconds, steps);
+        out->step_seconds = median(seconds, steps), out->best = seconds[0];
         out->bytes = (double)m.file.len - (double)c->vocab * c->width;        // of the embedding a row is read
     }
     model_free(&m);
@@ -337,7 +338,11 @@ static PhaseCost scaled_phase(const Generate *g, const PhaseCost *a, const Phase
     return p;
 }
 
-typedef struct Outcome { PhaseCost setup, prefill, decode; double step_seconds; uint64_t correlations[2]; } Outcome;   // prefill, decode
+typedef struct Outcome {
+    PhaseCost setup, prefill, decode;
+    double step_seconds, step_best;            // median and best
+    uint64_t correlations[2];                  // of the prompt and of the reply
+} Outcome;
 
 /* The phases of all layers. What the plan predicts for the prompt's batch must be what the sessions counted. */
 static CHECKED Result outcome_make(Outcome *o, Generate *g)
@@ -350,7 +355,10 @@ static CHECKED Result outcome_make(Outcome *o, Generate *g)
                    .prefill = scaled_phase(g, &a->prefill, &b->prefill, PHASE_PREFILL),
                    .decode = scaled_phase(g, &a->decode, &b->decode, PHASE_DECODE)};
     size_t steps = g->k->tokens - 1;
-    if (steps) o->step_seconds = median(g->session[g->sessions - 1].step, steps) + missing_seconds(g, PHASE_DECODE, 0) / (double)steps;
+    if (steps) {
+        double *step = g->session[g->sessions - 1].step, missing = missing_seconds(g, PHASE_DECODE, 0) / (double)steps;
+        o->step_seconds = median(step, steps) + missing, o->step_best = step[0] + missing;
+    }
     Result r = plan_of(g, &p, &c, g->secure);
     if (!failed(r)) r = plan_cost(&cost, &p, &c, 0, g->k->prompt, true);
     plan_free(&p);
@@ -464,6 +472,7 @@ static void generate_json(const Generate *g, const Outcome *out)
     Json *decode = phase_json(&out->decode, true);
     json_put(decode, "tokens", json_of_uint(k->tokens - 1));
     json_put(decode, "seconds_per_token", json_of_real(out->step_seconds));
+    json_put(decode, "best_seconds_per_token", json_of_real(out->step_best));
     json_put(decode, "cpu_seconds", cpu_json(g, 1));
     json_put(o, "decode", decode);
     Json *words = json_new_object();
@@ -475,10 +484,12 @@ static void generate_json(const Generate *g, const Outcome *out)
     json_put(o, "peak_rss_beyond_map_mb", memory_json(g, true));
     json_put(plain, "prefill_seconds", json_of_real(g->plain.prefill_seconds));
     json_put(plain, "seconds_per_token", json_of_real(g->plain.step_seconds));
-    json_put(plain, "weight_bytes_per_second", json_of_real(g->plain.bytes / g->plain.step_seconds));
+    json_put(plain, "best_seconds_per_token", json_of_real(g->plain.best));
+    json_put(plain, "weight_bytes_per_second", json_of_real(g->plain.bytes / g->plain.best));
     json_put(o, "plain", plain);
     json_put(ratio, "prefill", json_of_real(out->prefill.seconds / g->plain.prefill_seconds));
     json_put(ratio, "token", json_of_real(out->step_seconds / g->plain.step_seconds));
+    json_put(ratio, "best_token", json_of_real(out->step_best / g->plain.best));
     json_put(o, "to_plain", ratio);
     if (s->max_error >= 0) json_put(o, "max_abs_error", json_of_real(s->max_error)), json_put(o, "logit_rms", json_of_real(s->logit_rms));
     json_put(o, "synthetic", texts_json((const char *const[]){"base", "factors", "tokens", "past"}, k->past ? 4 : 3));
@@ -593,7 +604,7 @@ static CHECKED Result generate_run(Generate *g)
     threads_start(party_threads(k->threads, (Setting)k->setting));
     for (size_t i = 0; i < g->sessions; i++) GUARD(session_run(g, &g->session[i], !some ? g->secure : i == 0 ? 1 : (uint32_t)k->layers));
     GUARD(plain_apart(g, &again, false));
-    g->plain.step_seconds = fmin(g->plain.step_seconds, again.step_seconds);
+    g->plain.step_seconds = fmin(g->plain.step_seconds, again.step_seconds), g->plain.best = fmin(g->plain.best, again.best);
     GUARD(outcome_make(&o, g));
     if (k->json) generate_json(g, &o);
     else generate_print(g, &o);
