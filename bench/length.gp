@@ -1,9 +1,9 @@
-# Seconds of a block against the length of the prompt. data: tokens, seconds, seconds of the float forward. out: the SVG.
+# Seconds of a block against `what`. data: how many, seconds, seconds of the float forward. out: the SVG.
 set terminal svg size 640,420 font "sans,12"
 set output out
 set key left top
 set logscale xy
-set xlabel "tokens"
+set xlabel what
 set ylabel "seconds"
 set title "GPT-2-small block, dealer"
 set grid
