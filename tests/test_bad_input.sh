@@ -72,8 +72,9 @@ client=$(cat "$tmp/client.pub") provider=$(cat "$tmp/provider.pub") third=$(cat 
 refused "a key that is there" "client.key" "$marill" keygen "$tmp/client"
 started() {
     local i
-    for i in $(seq 100); do
+    for i in $(seq 600); do
         grep -q "listening on" "$tmp/$1.log" 2> /dev/null && break
+        kill -0 $! 2> /dev/null || break        # the last one started, which is the one meant
         sleep 0.05
     done
     sed -n 's/listening on //p' "$tmp/$1.log"

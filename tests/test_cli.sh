@@ -133,8 +133,9 @@ expect 0 "there was a little" "$marill" run --model "$tmp/merged" --setting plai
 helper=("$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen 127.0.0.1:0)
 started() {
     local i
-    for i in $(seq 100); do
+    for i in $(seq 600); do
         grep -q "listening on" "$tmp/$1.log" 2> /dev/null && break
+        kill -0 $! 2> /dev/null || break        # the last one started, which is the one meant
         sleep 0.05
     done
     sed -n 's/listening on //p' "$tmp/$1.log"
