@@ -46,6 +46,7 @@ const char bench_usage[] =
 
 enum { MOST_TURNS = 200 };
 static const double turn_seconds = 3e-3;
+static const uint64_t most_times = UINT64_C(1) << 40;         // of what does nothing any more, a broken connection
 
 static double turn(const Bout *b, double *operations)
 {
@@ -66,7 +67,7 @@ void bench_race(Bout *bouts, size_t count, double seconds)
     if (!rate) bug("out of memory");
     for (size_t i = 0; i < count; i++) {
         bouts[i].times = 1;
-        for (double t; (t = turn(&bouts[i], &operations)) < turn_seconds; )
+        for (double t; bouts[i].times < most_times && (t = turn(&bouts[i], &operations)) < turn_seconds; )
             bouts[i].times = (uint64_t)ceil((double)bouts[i].times * fmin(8, fmax(1.3, 1.1 * turn_seconds / fmax(t, 1e-7))));
     }
     size_t turns = 0;

@@ -1,8 +1,8 @@
 /* bench.h - private to app/: what the benchmarks share.
  *
  * A *bout* is something that is run again and again and says how many operations it did. Bouts that are to be compared run
- * by turns, a few milliseconds each, so that whatever else the machine does hits all of them: `bench_race`. A *figures* list has
- * list of figures, each a rate with what it is held against and what is asked of it; it prints as a table, or as JSON. */
+ * by turns, a few milliseconds each, so that whatever else the machine does hits all of them: `bench_race`. A *figure* is a
+ * rate with what it is held against and what is asked of it; a list of them prints as a table, or as JSON. */
 #ifndef MARILL_BENCH_H
 #define MARILL_BENCH_H
 

@@ -33,6 +33,7 @@ typedef struct Bench {
     Adapter adapter;
     PlainState *plain;
     float *want;                               // (rows, width)
+    Cost counted;                              // by COUNT, of one repetition
     double predicted[NETS], output_rms;
     double plain_seconds[MOST_REPEATS], replayed[NETS][MOST_REPEATS], error;
     pid_t child[PARTIES];
@@ -274,6 +275,7 @@ static Result block_predict(Bench *n)
     Rates rates;
     Batch batch = {.rows = b->rows, .layers = 1, .setting = b->setting, .ahead = b->setting == SETTING_DEALER, .threads = b->threads};
     GUARD(plan_cost_layers(&batch.cost, &b->plan, &b->config, (uint32_t)b->past, b->rows));
+    n->counted = batch.cost;
     GUARD(rates_measure(&rates, &b->plan, &b->config));
     for (int i = 0; i < NETS; i++) {
         Net net;
@@ -357,6 +359,18 @@ static void outcome_make(Outcome *o, const Bench *n)
     }
     o->samples = all;
     o->overhead = all ? (double)over / (double)all : 0;
+}
+
+/* What was counted beforehand is what was sent, to the byte. */
+static Result outcome_check(const Outcome *o, const Bench *n)
+{
+    const LinkBytes *want = &n->counted.bytes, *got = &o->bytes;
+    if (o->exchanges == n->counted.exchanges && got->client_to_server == want->client_to_server &&
+        got->server_to_client == want->server_to_client && o->correlation == want->third_to_server) return OK;
+    return fail(FAIL_DATA, "the plan counts %llu exchanges, %llu, %llu and %llu bytes, the run took %llu, %llu, %llu and %llu",
+                (unsigned long long)n->counted.exchanges, (unsigned long long)want->client_to_server,
+                (unsigned long long)want->server_to_client, (unsigned long long)want->third_to_server, (unsigned long long)o->exchanges,
+                (unsigned long long)got->client_to_server, (unsigned long long)got->server_to_client, (unsigned long long)o->correlation);
 }
 
 static Json *parties_json(const double v[PARTIES])
@@ -551,9 +565,12 @@ Result bench_block(int argc, char **argv)
     arena_init(&n.arena, false);
     Result r = block_prepare(&n, setting);
     if (!failed(r)) r = block_measure(&n);
+    Outcome o;
     if (!failed(r)) {
-        Outcome o;
         outcome_make(&o, &n);
+        r = outcome_check(&o, &n);
+    }
+    if (!failed(r)) {
         if (k.json) block_json(&n, &o);
         else block_print(&n, &o);
     }

@@ -23,7 +23,9 @@ void gate_break(Gate *g);
 // ---- where the time goes ---------------------------------------------------------------------------------------------
 
 /* Samples of this process's program counter, by the kind of work that the function there does. */
-typedef enum { KIND_PRG, KIND_PACK, KIND_MASK, KIND_PRODUCT, KIND_LOOKUP, KIND_SHARES, KIND_MEMORY, KIND_TRANSFER, KIND_OTHER, KIND_COUNT } Kind;
+typedef enum {
+    KIND_PRG, KIND_PACK, KIND_MASK, KIND_PRODUCT, KIND_LOOKUP, KIND_SHARES, KIND_MEMORY, KIND_TRANSFER, KIND_OTHER, KIND_COUNT
+} Kind;
 extern const char *const kind_names[KIND_COUNT];
 void profile_start(void);
 void profile_stop(void);
