@@ -31,14 +31,14 @@ static const int guard_bits = 4;               // lean: of 1/rms before it is ro
 
 /* 1/rms of mean squares seen in [low, high], with a safety octave on each side. Uniform cells: 16 of them, of 64 steps, to
  * the smallest value, so that the line is right to 2^-12 there; at most 2^16. The value needs `bits` bits where it is smallest
- * and bits + 6 below the largest. The slope is some 2^-6 of the value, so its coordinate needs few fraction bits. */
-static LookupSpec rsqrt_spec(const ModelConfig *c, double low, double high, int bits)
+ * and bits + spare below the largest. The slope is some 2^-6 of the value, so its coordinate needs few fraction bits. */
+static LookupSpec rsqrt_spec(const ModelConfig *c, double low, double high, int bits, int spare)
 {
     int l = (int)square_bits(c->width);
     double unit = ldexp(1, l) / c->width;                     // the index is in units of this many mean squares
     int top = (int)ceil(log2(high * 2 / unit)), bottom = (int)floor(log2(low / 2 / unit));
     int cells = clamp(4 + top - bottom, 8, 16), k = 6, t = cells + k;
-    int high_f = bits + (int)ceil(top / 2.0), low_f = bits + 6 + (int)floor(bottom / 2.0), f = clamp(most(high_f, low_f), 9, 26);
+    int high_f = bits + (int)ceil(top / 2.0), low_f = bits + spare + (int)floor(bottom / 2.0), f = clamp(most(high_f, low_f), 9, 26);
     LookupSpec s = {.fn = FN_RSQRT, .t = (unsigned)t, .k = (unsigned)k, .f = (unsigned)most(t - top, 0), .f0 = (unsigned)f, .m0 = 64,
                     .f1 = (unsigned)(f - 4), .m1 = 64, .fp = 4, .offset = (double)c->norm_eps / unit, .gain = unit,
                     .floor = ldexp(unit, bottom - 1), .ceiling = no_limit, .from_zero = true};
@@ -103,7 +103,7 @@ typedef struct Start {
     int exp, exp_bits;                         // column of exp, and its width
     int value, mixed, attention;               // values, mixed values, attention output
     int sum;                                   // of 1/sum, besides those of the longest row
-    int inverse;                               // of 1/rms, where it is smallest
+    int inverse, inverse_spare;                // of 1/rms where it is smallest; more of its bits where it is largest
     int gelu, hidden;                          // GPT-2: of GELU, and of what is sent of it
 } Start;
 
@@ -113,7 +113,7 @@ static Start start_llama(bool lean, bool private)
     return (Start){.residual = 10, .private = private ? 14 : lean ? 10 : 12, .least_private = 7,
                    .knob = {14, lean ? 10 : 14, 12, 12, 12, 15}, .low = {10, lean ? 7 : 12, 9, 9, 10, 13}, .ffn_y = lean ? 10 : 13,
                    .ffn_x = 12, .exp = 16, .exp_bits = 19, .value = 11, .mixed = 14, .attention = 12, .sum = lean ? 13 : 16,
-                   .inverse = 12};
+                   .inverse = 12, .inverse_spare = 6};
 }
 
 /* A sum of products loses 2^-x / 2.4 by the rounding of x and 2^-w sqrt(inputs) / 3.5 by that of the weights, so that where both
@@ -123,7 +123,7 @@ static Start start_gpt2(bool lean)
     return (Start){.residual = 9, .private = lean ? 14 : 13, .least_private = 11,
                    .knob = {0, 12, 9, 9, 10, lean ? 13 : 14}, .low = {0, 10, 9, 9, 9, 12}, .ffn_y = 12, .ffn_x = 10,
                    .exp = 14, .exp_bits = 16, .value = 9, .mixed = 13, .attention = 10, .sum = lean ? 10 : 7,
-                   .inverse = lean ? 9 : 11, .gelu = 16, .hidden = 10};
+                   .inverse = lean ? 9 : 11, .inverse_spare = 4, .gelu = 16, .hidden = 11};
 }
 
 // ---- the widths that layers share ------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ static CHECKED Result fit_layer(const Fit *f, uint32_t layer)
     const LayerSeen *s = &f->seen->layer[layer];
     for (int h = 0; h < HALVES; h++) {
         NormPlan *n = h == ATTN ? &l->attn : &l->ffn;
-        n->rsqrt = rsqrt_spec(f->c, s->square_low[h], s->square_high[h], f->start.inverse + (f->lean ? guard_bits : 0));
+        n->rsqrt = rsqrt_spec(f->c, s->square_low[h], s->square_high[h], f->start.inverse + (f->lean ? guard_bits : 0), f->start.inverse_spare);
         n->sum = sum_ring(f, &n->rsqrt);
         n->rsqrt_fine = (LookupSpec){0};
         if (f->lean) rsqrt_levels(&n->rsqrt, &n->rsqrt_fine);
@@ -404,7 +404,7 @@ static void fit_head(const Fit *f)
     Plan *p = f->p;
     const int logit = 16, normed = 14;
     p->final_residual = width(p->final_range + 2 + f->fx, f->fx);
-    p->final_norm = rsqrt_spec(f->c, f->seen->square_low, f->seen->square_high, 12);
+    p->final_norm = rsqrt_spec(f->c, f->seen->square_low, f->seen->square_high, 12, 6);
     p->final_sum = sum_ring(f, &p->final_norm);
     p->head_f = p->weight_bits == 8 ? QUANT_F : weight_fraction(f->m ? head_largest(f->m) : assumed_weight, 15);
     p->logit_range = bits_of(f->seen->logit, margin);
