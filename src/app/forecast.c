@@ -2,7 +2,7 @@
  *
  * Products are counted by kind and timed by kind, at one row (bound by memory) and at many. Everything else that a party does,
  * expanding masks, packing, summing tables, multiplying words, goes along with the bytes that all links carry, and with the rows,
- * whose norms have tables of their own. It is timed whole: one layer of the plan, narrowed to one and to two heads and as much
+ * whose norms have tables of their own. It is timed whole: one layer of the plan, narrowed to few and to more heads and as much
  * of the feed-forward half, is run as client, server and third, threads of this process; what their products do not explain
  * is a * rows + b * bytes. Then a batch takes, over its exchanges,
  *
@@ -21,7 +21,7 @@
 
 // ---- products --------------------------------------------------------------------------------------------------------
 
-enum { MANY_ROWS = 32, SIDE = 2048, TURNS = 3 };
+enum { MANY_ROWS = 64, SIDE = 2048, TURNS = 3 };
 
 /* Of processor time: what other processes take does not count. */
 static double thread_seconds(void)
@@ -113,8 +113,8 @@ static double link_bytes(const Cost *c)
 
 // ---- the small layer -------------------------------------------------------------------------------------------------
 
-enum { STEPS = 5, SIZES = 2 };                 // one batch of many rows, then steps of one; one head, then four
-static const uint32_t small_heads[SIZES] = {1, 4};
+enum { STEPS = 5, SIZES = 2 };                 // one batch of many rows, then steps of one; few heads, then more
+static const double small_weights = 16e6;      // of a small layer, about at most: making it takes longer than running it
 
 /* All weights and inputs are zero: no time depends on a value. */
 typedef struct Small {
@@ -262,7 +262,9 @@ static void small_adapter(Small *s)
 
 static void small_make(Small *s, const Plan *p, const ModelConfig *c, unsigned size)
 {
-    uint32_t group = p->heads.size > 1 ? p->heads.size : 1, share = c->heads / c->kv_heads, kv = small_heads[size] * group;
+    double heads = fmin(6, fmax(2, small_weights * c->kv_heads / layer_macs(c)));
+    uint32_t group = p->heads.size > 1 ? p->heads.size : 1, share = c->heads / c->kv_heads;
+    uint32_t kv = (size ? (uint32_t)heads : (uint32_t)fmax(1, heads / 3)) * group;
     if (kv > c->kv_heads) kv = c->kv_heads;
     s->config = *c, s->plan = *p;
     s->plan.layers = 1, s->plan.frozen = s->plan.known = 0;
