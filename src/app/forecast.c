@@ -408,10 +408,11 @@ double forecast_cpu(const Rates *r, const Batch *b, Role role)
 {
     const Cost *c = &b->cost;
     bool many = b->rows > 1;
-    double t = products_seconds((const double (*)[2])r->product, c, role, many) + r->rest_byte[role][many] * link_bytes(c);
+    const double (*rate)[2] = (const double (*)[2])(b->near ? r->near_product : r->product);
+    double t = products_seconds(rate, c, role, many) + r->rest_byte[role][many] * link_bytes(c);
     t += r->rest_row[role][many] * (double)b->rows * b->layers;
     if (role == ROLE_CLIENT) t += b->frozen_macs * r->plain[many];
-    if (role == ROLE_CLIENT && b->ahead) t -= (double)c->work[WORK_PINNED].macs * r->product[RATE_PAD][many];
+    if (role == ROLE_CLIENT && b->ahead) t -= (double)c->work[WORK_PINNED].macs * rate[RATE_PAD][many];
     if (role != ROLE_CLIENT) t += (double)c->bytes.third_to_server / r->loopback_bandwidth / 2;   // half of a transfer seals, half opens
     return role == ROLE_THIRD ? t : t + b->head_macs * r->product[RATE_PUBLIC][0];
 }

@@ -27,6 +27,7 @@ typedef struct Batch {
     double frozen_macs, head_macs;             // of the client's layers in float; of the head, at client and server
     Setting setting;
     bool ahead;                                // the client's products with pads are done before
+    bool near;                                 // one small layer, again and again: its weights stay in the caches
     unsigned threads;                          // of each party
 } Batch;
 double layer_macs(const ModelConfig *c);       // multiply-adds of one row in one layer's matrices
