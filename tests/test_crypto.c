@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "crypto/aes.h"
+#include "crypto/link.h"
 #include "crypto/tools.h"
 #include "test.h"
 
@@ -354,6 +355,62 @@ TEST(aes_rates)                 // not a check: shown when the case is asked for
     double begin = clock_seconds(), count = 0;
     for (; clock_seconds() - begin < 0.2; count++) derive_key(key, key, "a label", &count, sizeof count);
     printf("    derive_key: %.2f us\n", (clock_seconds() - begin) / count * 1e6);
+}
+
+// ---- bytes that wait -------------------------------------------------------------------------------------------------
+
+static bool all_zero(const uint8_t *p, size_t len)
+{
+    for (size_t i = 0; i < len; i++) if (p[i]) return false;
+    return true;
+}
+
+TEST(fifo_keeps_nothing_of_what_was_read)
+{
+    enum { CHUNKS = 4 };
+    static uint8_t out[CHUNKS * FIFO_CHUNK];
+    uint8_t *at[CHUNKS];
+    Fifo f = {0};
+    size_t n;
+    for (int k = 0; k < CHUNKS; k++) {
+        at[k] = fifo_space(&f, FIFO_CHUNK);
+        memset(at[k], 0x5C, FIFO_CHUNK);
+        fifo_added(&f, FIFO_CHUNK);
+    }
+    CHECK_EQUAL(1000, fifo_take(&f, out, 1000));
+    CHECK(all_zero(at[0], 1000) && at[0][1000] == 0x5C);                             // at once, not when the chunk is over
+    CHECK_EQUAL(FIFO_CHUNK, fifo_take(&f, out, FIFO_CHUNK));
+    CHECK(fifo_front(&f, &n) == at[1] + 1000);
+    fifo_skip(&f, n);
+    CHECK_EQUAL(2 * FIFO_CHUNK, fifo_take(&f, out, sizeof out));
+    CHECK_EQUAL(0, fifo_len(&f));
+    for (int k = 0; k < CHUNKS; k++) CHECK(all_zero(at[k], FIFO_CHUNK));             // spare ones, and the last, which stays
+    fifo_free(&f);
+}
+
+/* The line of /proc/self/smaps on what the system may do with these pages. */
+static void flags_of(char out[200], const void *p)
+{
+    char line[400];
+    FILE *maps = fopen("/proc/self/smaps", "r");
+    bool here = false;
+    out[0] = 0;
+    while (maps && fgets(line, sizeof line, maps)) {
+        unsigned long from, to;
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2) here = (uintptr_t)p >= from && (uintptr_t)p < to;
+        if (here && !strncmp(line, "VmFlags:", 8)) snprintf(out, 200, "%.199s", line);
+    }
+    if (maps) fclose(maps);
+}
+
+TEST(fifo_is_left_out_of_dumps)
+{
+    char flags[200];
+    Fifo f = {0};
+    flags_of(flags, fifo_space(&f, 1));
+    if (!flags[0]) SKIP("this system does not tell the flags of memory");
+    CHECK(strstr(flags, " dd"));
+    fifo_free(&f);
 }
 
 int main(int argc, char **argv)

@@ -1,6 +1,9 @@
-/* fifo.c - bytes that wait in a link: chunks of one size, so that a queue takes what it holds and no byte is moved twice. */
-#include <stdlib.h>
+/* fifo.c - bytes that wait in a link: chunks of one size, so that a queue takes what it holds and no byte is moved twice.
+ *
+ * They are shares, words, seeds: a byte is wiped as soon as it was read, and no chunk is written to a dump. Chunks are not locked into
+ * memory: a long message would take what the system allows to be locked from the keys. */
 #include <string.h>
+#include <sys/mman.h>
 
 #include "crypto/link.h"
 
@@ -14,16 +17,23 @@ struct FifoChunk {
 
 static void chunk_free(FifoChunk *k)
 {
-    wipe(k, sizeof *k);
-    free(k);
+    wipe(k->data + k->begin, k->end - k->begin);
+    munmap(k, sizeof *k);
+}
+
+static FifoChunk *chunk_make(void)
+{
+    FifoChunk *k = mmap(NULL, sizeof *k, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (k == MAP_FAILED) bug("out of memory");
+    madvise(k, sizeof *k, MADV_DONTDUMP);
+    return k;
 }
 
 static FifoChunk *chunk_add(Fifo *f)
 {
     FifoChunk *k = f->spare;
     if (k) f->spare = k->next, f->spares--;
-    else k = malloc(sizeof *k);
-    if (!k) bug("out of memory");
+    else k = chunk_make();
     k->next = NULL;
     k->begin = k->end = 0;
     if (f->last) f->last->next = k;
@@ -83,6 +93,7 @@ const uint8_t *fifo_front(Fifo *f, size_t *len)
 
 void fifo_skip(Fifo *f, size_t len)
 {
+    wipe(f->first->data + f->first->begin, len);
     f->first->begin += len;
     f->len -= len;
 }

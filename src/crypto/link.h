@@ -22,7 +22,8 @@ typedef struct LinkKind {
     void (*close)(Link *l, bool linger);       // linger: wait a moment so that the peer sees the last frame; frees l
 } LinkKind;
 
-/* Bytes that wait: arrived, and nobody has asked for them yet; or still to leave. All zeros is an empty one. */
+/* Bytes that wait: arrived, and nobody has asked for them yet; or still to leave. Those that were read are wiped. All zeros is an
+ * empty one. */
 enum { FIFO_CHUNK = 256 << 10 };
 typedef struct FifoChunk FifoChunk;
 typedef struct Fifo { FifoChunk *first, *last, *spare; size_t spares, len; } Fifo;
