@@ -155,14 +155,14 @@ AVX512_INLINE void row_outputs(const Linear *p, size_t begin, size_t end, const 
 
 /* A function for each: their inner loops need nearly all registers. */
 #define ROW(bytes, count) \
-    AVX512 static void row_##bytes##_##count(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len) \
+    AVX512 static void linear_row_##bytes##_##count(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len) \
     { row_outputs(p, begin, end, plane, at, len, bytes, count); }
 #define ROWS_OF(bytes) ROW(bytes, 1) ROW(bytes, 2) ROW(bytes, 3) ROW(bytes, 4) ROW(bytes, 5) ROW(bytes, 6) ROW(bytes, 7) ROW(bytes, 8)
 ROWS_OF(1)
 ROWS_OF(2)
 typedef void RowKernel(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len);
-static RowKernel *const row_kernels[2][8] = {{row_1_1, row_1_2, row_1_3, row_1_4, row_1_5, row_1_6, row_1_7, row_1_8},
-                                             {row_2_1, row_2_2, row_2_3, row_2_4, row_2_5, row_2_6, row_2_7, row_2_8}};
+static RowKernel *const row_kernels[2][8] = {{linear_row_1_1, linear_row_1_2, linear_row_1_3, linear_row_1_4, linear_row_1_5, linear_row_1_6, linear_row_1_7, linear_row_1_8},
+                                             {linear_row_2_1, linear_row_2_2, linear_row_2_3, linear_row_2_4, linear_row_2_5, linear_row_2_6, linear_row_2_7, linear_row_2_8}};
 
 AVX512 static void linear_one(const Linear *p, size_t begin, size_t end)
 {
