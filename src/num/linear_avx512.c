@@ -155,14 +155,16 @@ AVX512_INLINE void row_outputs(const Linear *p, size_t begin, size_t end, const 
 
 /* A function for each: their inner loops need nearly all registers. */
 #define ROW(bytes, count) \
-    AVX512 static void linear_row_##bytes##_##count(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len) \
+    AVX512 static void linear_row_##bytes##_##count(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, \
+                                                    size_t len) \
     { row_outputs(p, begin, end, plane, at, len, bytes, count); }
 #define ROWS_OF(bytes) ROW(bytes, 1) ROW(bytes, 2) ROW(bytes, 3) ROW(bytes, 4) ROW(bytes, 5) ROW(bytes, 6) ROW(bytes, 7) ROW(bytes, 8)
 ROWS_OF(1)
 ROWS_OF(2)
 typedef void RowKernel(const Linear *p, size_t begin, size_t end, const uint8_t *plane, size_t at, size_t len);
-static RowKernel *const row_kernels[2][8] = {{linear_row_1_1, linear_row_1_2, linear_row_1_3, linear_row_1_4, linear_row_1_5, linear_row_1_6, linear_row_1_7, linear_row_1_8},
-                                             {linear_row_2_1, linear_row_2_2, linear_row_2_3, linear_row_2_4, linear_row_2_5, linear_row_2_6, linear_row_2_7, linear_row_2_8}};
+#define ROW_KERNELS(bytes) {linear_row_##bytes##_1, linear_row_##bytes##_2, linear_row_##bytes##_3, linear_row_##bytes##_4, \
+                            linear_row_##bytes##_5, linear_row_##bytes##_6, linear_row_##bytes##_7, linear_row_##bytes##_8}
+static RowKernel *const row_kernels[2][8] = {ROW_KERNELS(1), ROW_KERNELS(2)};
 
 AVX512 static void linear_one(const Linear *p, size_t begin, size_t end)
 {
