@@ -69,6 +69,12 @@ void channel_shape(Channel *c, const Net *n)
     if (net_is_shaped(n)) c->link = link_shaped(c->link, n);
 }
 
+Result link_late(const Link *l, size_t left, size_t len)
+{
+    if (left == len) return fail(FAIL_PEER, "the %s sent nothing for %g s", l->peer, l->timeout);
+    return fail(FAIL_PEER, "the %s is too slow: it sent %zu bytes of %zu, and then the time for them was over", l->peer, len - left, len);
+}
+
 static void channel_note(Channel *c, bool sent, size_t len)
 {
     if (c->watch) c->watch(c->watch_ctx, sent, len, c->link->waited - c->waited);
@@ -146,7 +152,7 @@ static Result channel_last_words(Channel *c, Result r)
         if (kind == FRAME_ABORT) return channel_kept(c, frame_aborted(c, len));
         while (len > 0) {
             uint32_t n = len < sizeof scrap ? len : (uint32_t)sizeof scrap;
-            if (failed(c->link->kind->read(c->link, scrap, n))) return channel_dead(c);
+            if (clock_seconds() > until || failed(c->link->kind->read(c->link, scrap, n))) return channel_dead(c);
             len -= n;
         }
         if (failed(frame_head(c, &kind, &len))) break;

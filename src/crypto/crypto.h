@@ -81,7 +81,10 @@ CHECKED Result channel_accept(Channel **out, size_t *which, Listener *l, const I
 /* Connects, trying again for `timeout` seconds while nobody listens. Fails unless the peer has exactly this key. */
 CHECKED Result channel_connect(Channel **out, const char *host, uint16_t port, const Identity *me, const uint8_t peer[32], double timeout);
 void channel_name(Channel *c, const char *peer);              // "server": how failures call the other side
-void channel_timeout(Channel *c, double seconds);             // a receive that waits longer fails; < 0: none (default 120)
+/* Fails a frame that has not begun to arrive after so many seconds, and one whose rest is not here so many seconds and what it takes at the
+ * least rate later; a send alike, of what has no room here. In however small steps the peer goes. < 0: never (default 120). */
+enum { CHANNEL_LEAST_RATE = 125000 };          // bytes a second
+void channel_timeout(Channel *c, double seconds);
 
 /* How much of a TLS channel happens while its owner computes: up to `send` bytes wait here to leave (64 MB unless said), a
  * send beyond that waits; up to `ahead` bytes are taken in before anybody asks for them (none unless said), and the peer's

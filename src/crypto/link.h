@@ -9,7 +9,7 @@
 typedef struct Link {                          // first member of every kind of link
     const struct LinkKind *kind;
     char peer[64];                             // failures say "the <peer> ..."
-    double timeout;                            // seconds without progress after which a wait fails; < 0: none
+    double timeout;                            // of link_deadline; < 0: none
     double waited;                             // seconds that the caller has waited for the peer, in all
 } Link;
 
@@ -21,6 +21,14 @@ typedef struct LinkKind {
     void (*buffers)(Link *l, size_t send, size_t ahead);                 // see channel_buffers; NULL: as much as there is
     void (*close)(Link *l, bool linger);       // linger: wait a moment so that the peer sees the last frame; frees l
 } LinkKind;
+
+/* When a read or a write of len bytes that begins now has failed: the timeout, and what they take at the least rate.
+ * The deadline does not move with what arrives, or a peer that drips bytes would hold us for as long as it likes. */
+static inline double link_deadline(const Link *l, size_t len)
+{
+    return l->timeout < 0 ? -1 : clock_seconds() + l->timeout + (double)len / CHANNEL_LEAST_RATE;
+}
+CHECKED Result link_late(const Link *l, size_t left, size_t len);        // the failure of a read that has all but `left` of len bytes
 
 /* Bytes that wait: arrived, and nobody has asked for them yet; or still to leave. Those that were read are wiped. All zeros is an
  * empty one. */

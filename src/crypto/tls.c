@@ -32,7 +32,7 @@ enum {
     IDLE_MOST_MS = 8
 };
 static const double SPIN_SECONDS = 30e-6;      // about what it costs to sleep and be woken
-static const double CLOSE_SECONDS = 1;         // without progress, after which bytes that wait to leave are given up
+static const double CLOSE_SECONDS = 1, CLOSE_MOST_SECONDS = 5;   // without progress, and in all, until bytes that wait are given up
 
 typedef struct Tls {
     Link link;                                 // of the owner, who also has `fd` for waiting
@@ -223,11 +223,12 @@ static void pump_start(Tls *t)
 
 // ---- the link --------------------------------------------------------------------------------------------------------
 
-/* The owner waits for `events`, without the lock; false at the deadline (< 0: none). */
+/* The owner waits for `events`, without the lock; false from the deadline on (< 0: none), whatever is ready: it was not enough. */
 static bool tls_wait(Tls *t, short events, double deadline)
 {
     double begin = clock_seconds();
     bool ready = false;
+    if (deadline >= 0 && begin >= deadline) return false;
     t->present = true;
     pthread_mutex_unlock(&t->lock);
     for (double now = begin; t->spin && !ready && now - begin < SPIN_SECONDS; now = clock_seconds()) {
@@ -242,20 +243,15 @@ static bool tls_wait(Tls *t, short events, double deadline)
     return ready;
 }
 
-static double deadline_in(double seconds)
-{
-    return seconds < 0 ? -1 : clock_seconds() + seconds;
-}
-
 /* Waits until some of what waits has left, and takes in whatever comes meanwhile: the peer may be doing the same. */
-static Result tls_make_room(Tls *t, double patience)
+static Result tls_make_room(Tls *t, double deadline)
 {
-    for (double deadline = deadline_in(patience); tls_put_waiting(t, SLICE) == 0;) {
+    while (tls_put_waiting(t, SLICE) == 0) {
         if (t->cut) return tls_broken(t);
         tls_take_in(t, INPUT_BYTES);
         if (fifo_len(&t->in) >= INPUT_BYTES) return fail(FAIL_PEER, "the %s sent more than a GB without taking anything", t->link.peer);
         if (!tls_wait(t, t->ended ? POLLOUT : POLLIN | POLLOUT, deadline))
-            return fail(FAIL_PEER, "the %s took nothing for %g s", t->link.peer, patience);
+            return fail(FAIL_PEER, "the %s took nothing or too little: %zu bytes wait", t->link.peer, fifo_len(&t->out));
     }
     return OK;
 }
@@ -263,14 +259,15 @@ static Result tls_make_room(Tls *t, double patience)
 /* Sends or keeps all of it. */
 static Result tls_append(Tls *t, const uint8_t *data, size_t len)
 {
-    size_t n = fifo_len(&t->out) == 0 ? tls_put(t, data, len) : 0;
+    size_t n = fifo_len(&t->out) == 0 ? tls_put(t, data, len) : 0, all = fifo_len(&t->out) + (len - n);
+    const double deadline = link_deadline(&t->link, all > t->send ? all - t->send : 0);
     data += n, len -= n;
     while (len > 0 && !t->cut) {
         size_t waiting = fifo_len(&t->out);
         n = waiting < t->send ? t->send - waiting : 0;
         if (n > len) n = len;
         if (n == 0) {
-            GUARD(tls_make_room(t, t->link.timeout));
+            GUARD(tls_make_room(t, deadline));
             continue;
         }
         fifo_append(&t->out, data, n);
@@ -298,7 +295,8 @@ static Result tls_write(Link *l, const uint8_t *head, size_t head_len, const uin
 
 static Result tls_get(Tls *t, uint8_t *out, size_t len)
 {
-    double deadline = deadline_in(t->link.timeout);
+    const double deadline = link_deadline(&t->link, len);
+    const size_t all = len;
     while (len > 0) {
         size_t n = fifo_take(&t->in, out, len);
         if (n == 0 && t->ended) return tls_broken(t);
@@ -307,7 +305,6 @@ static Result tls_get(Tls *t, uint8_t *out, size_t len)
         if (got > 0) {
             out += got;
             len -= (size_t)got;
-            deadline = deadline_in(t->link.timeout);
             continue;
         }
         int error = SSL_get_error(t->ssl, got);
@@ -317,8 +314,7 @@ static Result tls_get(Tls *t, uint8_t *out, size_t len)
         }
         tls_put_waiting(t, SLICE);
         bool out_too = error == SSL_ERROR_WANT_WRITE || (fifo_len(&t->out) > 0 && !t->cut);
-        if (!tls_wait(t, out_too ? POLLIN | POLLOUT : POLLIN, deadline))
-            return fail(FAIL_PEER, "the %s sent nothing for %g s", t->link.peer, t->link.timeout);
+        if (!tls_wait(t, out_too ? POLLIN | POLLOUT : POLLIN, deadline)) return link_late(&t->link, len, all);
     }
     return OK;
 }
@@ -348,7 +344,8 @@ static void pump_end(Tls *t)
 {
     if (!t->pumping) return;
     pthread_mutex_lock(&t->lock);
-    while (fifo_len(&t->out) > 0 && !failed(tls_make_room(t, CLOSE_SECONDS))) { }
+    for (double now = clock_seconds(), end = now + CLOSE_MOST_SECONDS; fifo_len(&t->out) > 0 && now < end; now = clock_seconds())
+        if (failed(tls_make_room(t, now + CLOSE_SECONDS < end ? now + CLOSE_SECONDS : end))) break;
     t->stop = true;
     pump_wake(t);
     pthread_mutex_unlock(&t->lock);
@@ -429,7 +426,7 @@ static Result handshake(Tls *t, double deadline)
         const char *reason = error == SSL_ERROR_SSL ? ERR_reason_error_string(ERR_peek_last_error()) : NULL;
         if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE)
             return fail(FAIL_PEER, "the %s did not complete the TLS handshake: %s", t->link.peer, reason ? reason : "it closed it");
-        if (!socket_wait(t->fd, error == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, deadline))
+        if (clock_seconds() >= deadline || !socket_wait(t->fd, error == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, deadline))
             return fail(FAIL_PEER, "the %s did not complete the TLS handshake within %d s", t->link.peer, HANDSHAKE_SECONDS);
     }
 }

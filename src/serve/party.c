@@ -190,16 +190,24 @@ void segments_free(Segments *s)
 
 // ---- live words ------------------------------------------------------------------------------------------------------
 
+static Result live_next(LiveFeed *f, Message *m, double until)
+{
+    Cursor body;
+    if (clock_seconds() > until) return fail(FAIL_PEER, "the third is too slow: its words did not come in time");
+    return message_next(f->channel, &f->frame, WORDS_LIMIT, m, &body, "third");
+}
+
 static Result live_read(Feed *feed, size_t row, void *out, size_t len)
 {
     LiveFeed *f = (LiveFeed *)feed;
     uint8_t *to = out;
+    double until = 0;
     (void)row;
     while (len > 0) {
         if (f->at == f->frame.len) {
             Message m;
-            Cursor body;
-            GUARD(message_next(f->channel, &f->frame, WORDS_LIMIT, &m, &body, "third"));
+            if (until == 0) until = clock_seconds() + WORK_SECONDS + (double)len / CHANNEL_LEAST_RATE;
+            GUARD(live_next(f, &m, until));
             if (m != MSG_WORDS) return message_unexpected(m, "words", "third");
             f->at = 1;
             f->bytes += f->frame.len - 1;
@@ -240,14 +248,16 @@ void live_feed(LiveFeed *f, Channel *c)
     *f = (LiveFeed){.feed = {.read = live_read, .write = live_write}, .channel = c, .frame.secret = true};
 }
 
-Result live_feed_drain(LiveFeed *f)
+Result live_feed_drain(LiveFeed *f, uint64_t most)
 {
+    const uint64_t before = f->bytes;
+    const double until = clock_seconds() + WORK_SECONDS + (double)most / CHANNEL_LEAST_RATE;
     Message m = MSG_WORDS;
-    Cursor body;
     if (f->at != f->frame.len) return fail(FAIL_PEER, "the third sent %zu bytes of words more than the batch has", f->frame.len - f->at);
     while (m == MSG_WORDS) {
-        GUARD(message_next(f->channel, &f->frame, WORDS_LIMIT, &m, &body, "third"));
+        GUARD(live_next(f, &m, until));
         if (m == MSG_WORDS) f->bytes += f->frame.len - 1;
+        if (f->bytes - before > most) return fail(FAIL_PEER, "the third sent more words than the rows that it was asked for have");
     }
     f->at = f->frame.len;
     return m == MSG_END ? OK : message_unexpected(m, "end", "third");

@@ -70,7 +70,8 @@ void segments_free(Segments *s);               // closes the tape
 
 // ---- words -----------------------------------------------------------------------------------------------------------
 
-/* Live: frames of MSG_WORDS. A frame ends with its batch at the latest. */
+/* Live: frames of MSG_WORDS. A frame ends with its batch at the latest. Words are waited for as long as for one message of their
+ * size, in however many frames they come. */
 typedef struct LiveFeed {
     Feed feed;
     Channel *channel;
@@ -80,7 +81,9 @@ typedef struct LiveFeed {
 } LiveFeed;
 void live_feed(LiveFeed *f, Channel *c);
 CHECKED Result live_feed_flush(LiveFeed *f);   // T: at the end of a batch
-CHECKED Result live_feed_drain(LiveFeed *f);   // S: forgets words up to the third's end of the conversation
+/* S: forgets words up to the third's end of the conversation, of which at most `most` bytes may come: those of rows that were asked for and
+ * not used. */
+CHECKED Result live_feed_drain(LiveFeed *f, uint64_t most);
 void live_feed_free(LiveFeed *f);
 
 /* From a pool: a segment a row, decrypted 64 KB at a time as the network asks for its words. */

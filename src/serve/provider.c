@@ -244,9 +244,22 @@ static uint64_t words_so_far(const Session *s)
     return is_live(s) ? s->words.bytes : s->segment.bytes;
 }
 
+/* The words of rows that the third was asked for and that the conversation did not come to. */
+static Result words_unused(const Session *s, const Begin *b, uint64_t *out)
+{
+    const Plan *p = &s->p->b->plan;
+    *out = 0;
+    for (uint32_t step = s->steps; step < s->asked; step++) {
+        Cost c;
+        GUARD(plan_cost(&c, p, &s->p->b->model.config, p->known + b->rows + step, 1, true));
+        *out += c.bytes.third_to_server;
+    }
+    return OK;
+}
+
 static Result conversation(Session *s, const Begin *b, Buffer *frame)
 {
-    uint64_t before = words_so_far(s), middle;
+    uint64_t before = words_so_far(s), middle, unused;
     GUARD(conversation_reserve(s, b));
     channel_timeout(s->client, WORK_SECONDS);
     secure_restart(s->p->net);
@@ -269,7 +282,8 @@ static Result conversation(Session *s, const Begin *b, Buffer *frame)
     segments_end(s->segments);
     if (is_live(s)) {
         GUARD(message_send(s->third, MSG_END));
-        GUARD(live_feed_drain(&s->words));
+        GUARD(words_unused(s, b, &unused));
+        GUARD(live_feed_drain(&s->words, unused));
     }
     return report_send(s->client, MSG_REPORT, &(Report){middle - before, words_so_far(s) - middle});
 }
