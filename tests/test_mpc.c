@@ -137,10 +137,10 @@ static void lookups(Party *p)
     Looked *sl = lookup_select(e, gi, ts), *rl = lookup_select(e, ri, tr);
     Looked2 *l2 = lookup2_select(e, si, tc, tf);
     CHECK_OK(engine_exchange(e, "columns"));
-    party_record(p, factor_mul(e, looked_factor(e, sl, 50), NULL, 1, 50));
-    party_record(p, factor_mul(e, looked_factor(e, sl, 64), opened_factor(e, up, 64), 1, 64));
+    party_record(p, factor_mul_once(e, looked_factor(e, sl, 50), NULL, 50));
+    party_record(p, factor_mul_once(e, looked_factor(e, sl, 64), opened_factor(e, up, 64), 64));
     party_record(p, factor_mul(e, opened_factor(e, x, 64), looked_factor(e, rl, 64), COLS, 60));
-    party_record(p, factor_mul(e, looked2_factor(e, l2, 64), NULL, 1, 50));
+    party_record(p, factor_mul_once(e, looked2_factor(e, l2, 64), NULL, 50));
     party_record(p, factor_mul(e, opened_factor(e, x, 64), looked2_factor(e, l2, 64), 1, 64));
     CHECK_OK(engine_end(e));
 }
@@ -158,6 +158,35 @@ TEST(split_lookups)
         CHECK_NEAR(a60(i) * r, record_value(c, 2, i, 13 + 22), 64 * r * 0.002 + 1e-3);
         CHECK_NEAR(u, record_value(c, 3, i, 24), u * 0.002);
         CHECK_NEAR(a60(i) * u, record_value(c, 4, i, 37), 64 * u * 0.002 + 1e-3);
+    }
+    parties_end(party);
+}
+
+/* Values of one column, which meet a lookup's element by element as those of many columns do, and it may meet several. */
+static void looked_twice(Party *p)
+{
+    Engine *e = p->engine;
+    Table *t = table_new(&rsqrt, &p->session);
+    party_begin(p, ROWS, 5);
+    Opened *index = wire_open(e, input(p, 1, 20, 10, square)), *a = wire_open(e, input(p, 1, 25, 13, a60)), *b = wire_open(e, input(p, 1, 25, 13, b60));
+    CHECK_OK(engine_exchange(e, "index"));
+    Looked *l = lookup_select(e, index, t);
+    CHECK_OK(engine_exchange(e, "columns"));
+    const Factor *inverse = looked_factor(e, l, 60);
+    party_record(p, factor_mul(e, opened_factor(e, a, 60), inverse, 1, 60));
+    party_record(p, factor_mul(e, opened_factor(e, b, 60), inverse, 1, 60));
+    CHECK_OK(engine_end(e));
+}
+
+TEST(a_looked_up_value_meets_several_single_ones)
+{
+    Party party[5];
+    parties_run(party, looked_twice, NULL);
+    parties_compare(party);
+    for (size_t i = 0; i < ROWS; i++) {
+        double r = 1 / sqrt(square(i)), tol = 64 * r * 0.002 + 1e-3;
+        CHECK_NEAR(a60(i) * r, record_value(&party[ROLE_CLEAR], 0, i, 13 + 22), tol);
+        CHECK_NEAR(b60(i) * r, record_value(&party[ROLE_CLEAR], 1, i, 13 + 22), tol);
     }
     parties_end(party);
 }

@@ -284,6 +284,35 @@ TEST(plans_of_other_models_and_values_out_of_range_are_refused)
     plan_free(&p);
 }
 
+TEST(absurd_biases_are_refused)
+{
+    static const uint8_t seed[KEY_BYTES] = {3};
+    static const float absurd[] = {1e30f, 2e11f, NAN};       // 2e11: as an integer of the plan's fraction bits it may just fit
+    for (int form = 4; form < FORMS; form++)
+        for (int i = 0; i < 3; i++)
+            for (MatrixKind kind = 0; kind < MAT_COUNT; kind++) {
+                Plan p;
+                const ModelConfig *c = make_form(&p, form);
+                if (!model.layer[1].bias[kind]) {
+                    plan_free(&p);
+                    continue;
+                }
+                Arena a;
+                SecureNet *net;
+                uint8_t h[HASH_BYTES];
+                arena_init(&a, false);
+                Engine *e = engine_new(ROLE_CLEAR, NULL, NULL);
+                engine_shared_seed(e, seed), engine_pad_seed(e, seed);
+                ((float *)(uintptr_t)model.layer[1].bias[kind])[1] = absurd[i];
+                if (i != 1 || failed(secure_new(&net, e, &a, c, &p, &model, NULL)))
+                    CHECK_FAILS(secure_new(&net, e, &a, c, &p, &model, NULL), "a bias of");
+                if (i != 1) CHECK_FAILS(private_commitment(&p, &model, NULL, seed, h), "a bias of");
+                engine_free(e);
+                arena_free(&a);
+                plan_free(&p);
+            }
+}
+
 TEST(commitments_bind_the_private_weights)
 {
     Plan p;

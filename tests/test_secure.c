@@ -269,6 +269,43 @@ TEST(three_parties_give_what_the_specification_gives)
     }
 }
 
+/* A conversation that goes back, in the midst of segments that C has worked ahead for: their streams are now used elsewhere. */
+static void program_back(Party *p)
+{
+    static const struct { size_t rows; int back; } step[] = {{2, -1}, {1, 1}, {1, -1}, {1, 0}, {2, -1}};   // back: positions left after it
+    Run *run = p->ctx;
+    bool private = p->role == ROLE_SERVER || p->role == ROLE_CLEAR, client = p->role == ROLE_CLIENT || p->role == ROLE_CLEAR;
+    SecureNet *net;
+    Pinned *const *pins;
+    uint8_t keys[ALL][KEY_BYTES];
+    CHECK_OK(secure_new(&net, p->engine, &p->session, &model.config, &plan, private || client ? &model : NULL, private ? with : NULL));
+    for (size_t i = 0, count = secure_pins(net, &pins); i < count; i++) party_pin(p, pins[i]);
+    KnownPrefix known = {run->prompt.keys, run->prompt.values};
+    float *logits = run->logits[p->role] = arena_new(&p->session, float, ALL * model.config.vocab);
+    segment_keys(keys, 2, ALL - 2, 1);
+    for (size_t i = 0, at = 0; i < sizeof step / sizeof *step; at += step[i++].rows) {
+        if (i == 1 && p->role == ROLE_CLIENT) CHECK_OK(secure_ahead(net, ALL - 2, 2, (const uint8_t (*)[KEY_BYTES])keys));
+        party_begin(p, step[i].rows, at);
+        CHECK_OK(secure_forward(net, step[i].rows, client ? run->prompt.x + at * model.config.width : NULL, private ? &known : NULL,
+                                logits + at * model.config.vocab, false));
+        if (step[i].back == 0) secure_restart(net);
+        if (step[i].back > 0) secure_truncate(net, plan.known + (uint32_t)step[i].back);
+    }
+}
+
+TEST(work_ahead_serves_no_other_position)
+{
+    static const size_t some[] = {0, 3, 15, 18};
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        setup(&cases[some[i]]);
+        Run run = {.prompt = prompt_new(tokens + 40, ALL)};
+        Party party[5];
+        parties_run(party, program_back, &run);
+        for (size_t j = 0; j < ALL * model.config.vocab; j++) CHECK(run.logits[ROLE_CLEAR][j] == run.logits[ROLE_CLIENT][j]);
+        parties_end(party);
+    }
+}
+
 // ---- the secure layers alone -----------------------------------------------------------------------------------------
 
 /* The difference of shared rows from float ones; a LayerNorm's residual stream goes without its mean. */

@@ -225,15 +225,17 @@ static PlanSeen *seen_new(const Plan *p, Arena *a)
     return s;
 }
 
-static void biases_note(Watcher *w, Arena *arena)
+static CHECKED Result biases_note(Watcher *w, Arena *arena)
 {
     w->bias = arena_alloc(arena, w->p->layers, sizeof *w->bias);
     for (uint32_t l = 0; l < w->p->layers; l++) {
         for (MatrixKind k = 0; k < MAT_COUNT; k++) {
-            const double *bias = private_bias(w->m, w->a, w->p->frozen + l, k, arena);
+            double *bias;
+            GUARD(private_bias(&bias, w->m, w->a, w->p->frozen + l, k, arena));
             for (size_t i = 0; bias && i < matrix_rows(&w->m->config, k); i++) most(&w->bias[l][k], bias[i]);
         }
     }
+    return OK;
 }
 
 static CHECKED Result known_note(Plan *p, const PlanOptions *o, const ModelConfig *c)
@@ -256,8 +258,8 @@ static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const
     Arena arena;
     arena_init(&arena, false);
     Watcher w = {.m = m, .a = a, .p = p, .seen = seen_new(p, &arena)};
-    biases_note(&w, &arena);
-    Result r = run_text(&w, tokens, count, &arena);
+    Result r = biases_note(&w, &arena);
+    if (!failed(r)) r = run_text(&w, tokens, count, &arena);
     if (!failed(r)) r = seen_check(p, w.seen);
     if (!failed(r)) r = plan_fit(p, w.seen, c, m);
     arena_free(&arena);

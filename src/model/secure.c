@@ -80,6 +80,35 @@ static void orders_new(SecureNet *s, LayerNet *l, Arena *session, uint32_t layer
     l->key_order = key, l->query_order = query;
 }
 
+/* Fraction bits of the result to which the bias of a matrix is added. */
+static unsigned bias_fraction(const SecureNet *s, const LayerNet *l, uint32_t layer, MatrixKind matrix)
+{
+    if (matrix == MAT_O || matrix == MAT_DOWN)
+        return (matrix == MAT_O ? l->plan->attention.f : l->plan->hidden.f) + (unsigned)private_f(s->plan, layer, matrix);
+    int half = matrix == MAT_GATE || matrix == MAT_UP ? FFN : ATTN;
+    const NormPlan *n = half == FFN ? &l->plan->ffn : &l->plan->attn;
+    const NormRings *r = &l->rings.norm[half];
+    if (s->plan->prefer == PREFER_BYTES) return n->product.f;
+    return n->product.f + (unsigned)(r->inverse_f + r->extra[half == FFN ? matrix - MAT_GATE : matrix - MAT_Q]);
+}
+
+static CHECKED Result bias_new(SecureNet *s, LayerNet *l, Arena *session, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
+{
+    double *bias;
+    GUARD(private_bias(&bias, m, a, s->plan->frozen + layer, kind, session));
+    if (!bias) return OK;
+    size_t rows = matrix_rows(&s->config, kind);
+    unsigned f = l->bias_f[kind] = bias_fraction(s, l, layer, kind);
+    uint64_t *words = arena_new(session, uint64_t, rows);
+    for (size_t i = 0; i < rows; i++) {
+        if (!(fabs(ldexp(bias[i], (int)f)) < 0x1p62))
+            return fail(FAIL_DATA, "layer %u %s: a bias of %g does not fit the plan", s->plan->frozen + layer, matrix_names[kind], bias[i]);
+        words[i] = ring_from_real(bias[i], f);
+    }
+    l->bias[kind] = words;
+    return OK;
+}
+
 static CHECKED Result layer_new(SecureNet *s, Arena *session, const Model *m, const Adapter *a, uint32_t layer)
 {
     LayerNet *l = &s->layer[layer];
@@ -102,7 +131,7 @@ static CHECKED Result layer_new(SecureNet *s, Arena *session, const Model *m, co
     l->silu = tables_find(s->table, s->tables, &p->silu);
     angles_new(s, l, session, layer);
     orders_new(s, l, session, layer);
-    for (MatrixKind k = 0; k < MAT_COUNT && holds_private(s); k++) l->bias[k] = private_bias(m, a, s->plan->frozen + layer, k, session);
+    for (MatrixKind k = 0; k < MAT_COUNT && holds_private(s); k++) GUARD(bias_new(s, l, session, m, a, layer, k));
     size_t kv = (size_t)c->kv_heads * c->head_dim;
     l->keys = cache_new(s->e, session, s->plan->context, kv, p->key.n, p->key.f);
     l->values = cache_new(s->e, session, s->plan->context, kv, p->value.n, p->value.f);
@@ -256,6 +285,7 @@ static CHECKED Result layers_forward(SecureNet *s, size_t rows, const float *x, 
     uint64_t *words = NULL;
     if (client) GUARD(cut_words(s, &words, x, rows));
     s->past = past;
+    engine_position(e, past);
     *w = wire_input_client(e, layout_uniform(e, s->config.width), p->layer[0].residual.n, p->layer[0].residual.f, words);
     for (uint32_t l = 0; l < p->layers; l++) {
         bool mine = enter && holds_private(s);

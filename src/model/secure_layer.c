@@ -124,7 +124,7 @@ static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, 
     Looked *look = lookup_select_below(e, index, l->score_exp, top, groups);
     GUARD(engine_exchange(e, "attention: exp column"));
     unsigned ring = (unsigned)l->rings.exp_times;
-    Wire w = wire_to(e, factor_mul(e, looked_factor(e, look, ring), NULL, 1, ring), p->exp.n, p->exp.f);
+    Wire w = wire_to(e, factor_mul_once(e, looked_factor(e, look, ring), NULL, ring), p->exp.n, p->exp.f);
     *out = wire_open(e, w);
     *sums = wire_map(e, w, groups, 0, sum_row, &(Rows){at, heads});
     return OK;
@@ -149,7 +149,7 @@ static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q
     Opened *mo, *io = NULL;
     if (s->plan->prefer == PREFER_BYTES) {
         GUARD(engine_exchange(e, "attention: 1/sum columns"));
-        Wire i = factor_mul(e, inverse_factor(e, look, (unsigned)r->sum_times), NULL, 1, (unsigned)r->sum_times);
+        Wire i = factor_mul_once(e, inverse_factor(e, look, (unsigned)r->sum_times), NULL, (unsigned)r->sum_times);
         io = wire_open_to(e, i, p->sum_inverse.n, p->sum_inverse.f);
         mo = wire_open(e, mixed);
         GUARD(engine_exchange(e, "attention: mixed; 1/sum"));
@@ -270,10 +270,10 @@ static CHECKED Result layer_ffn(SecureNet *s, LayerNet *l, Wire *x)
     Wire h;
     if (gelu) {
         unsigned ring = (unsigned)l->rings.gelu_times;
-        h = wire_to(e, factor_mul(e, looked_factor(e, look, ring), NULL, 1, ring), p->hidden.n, p->hidden.f);
+        h = wire_to(e, factor_mul_once(e, looked_factor(e, look, ring), NULL, ring), p->hidden.n, p->hidden.f);
     } else {
         unsigned ring = p->hidden.n;
-        h = factor_mul(e, opened_factor(e, up, ring), looked_factor(e, look, ring), 1, ring);
+        h = factor_mul_once(e, opened_factor(e, up, ring), looked_factor(e, look, ring), ring);
     }
     engine_turn(e, (Wire *const[]){x, &h}, 2);
     OutNet out = {MAT_DOWN, &l->down, l->down_a, l->down_b, &l->rings.down, p->low_rank_down, "ffn: hidden to the server"};

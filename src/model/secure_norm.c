@@ -51,12 +51,9 @@ const Factor *inverse_factor(Engine *e, Inverse i, unsigned ring)
 
 Wire bias_add(Engine *e, const LayerNet *l, MatrixKind kind, Wire a)
 {
-    const double *bias = l->bias[kind];
-    if (!bias) return a;
-    size_t columns = a.at->begin[1];
-    uint64_t *words = arena_new(engine_arena(e), uint64_t, columns);
-    for (size_t i = 0; i < columns; i++) words[i] = ring_from_real(bias[i], a.f);
-    return wire_add_server(e, a, words);
+    if (!l->bias[kind]) return a;
+    ASSERT(a.f == l->bias_f[kind]);
+    return wire_add_server(e, a, l->bias[kind]);
 }
 
 typedef struct Half {                          // what the code below needs of one half
@@ -188,7 +185,7 @@ static CHECKED Result half_lean(const Half *h, Wire x, Wire out[GROUP_MOST])
     Inverse look = inverse_select(e, index, h->net->rsqrt, h->net->rsqrt_fine);
     GUARD(half_exchange(h, "1/rms columns"));
     unsigned ring = (unsigned)r->inverse_times;
-    Wire i = factor_mul(e, inverse_factor(e, look, ring), NULL, 1, ring);
+    Wire i = factor_mul_once(e, inverse_factor(e, look, ring), NULL, ring);
     Opened *inverse = wire_open_to(e, i, n->inverse.n, n->inverse.f);
     GUARD(half_exchange(h, "1/rms"));
     Wire normed;

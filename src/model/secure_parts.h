@@ -82,8 +82,8 @@ int pin_f(const Plan *p, uint32_t layer, Pin pin);            // fraction bits
 CHECKED Result pin_weights(int32_t **out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, Pin pin, Arena *arena);
 Pin pin_of_b(MatrixKind kind);
 /* GPT-2: what a private matrix adds to its products (outputs), the norm's shift and the queries' scale folded in, less its mean
- * where it writes to the residual stream. NULL where the architecture has none. */
-double *private_bias(const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena);
+ *  where it writes to the residual stream. NULL where the architecture has none. Fails where one is not below 2^38. */
+CHECKED Result private_bias(double **out, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena);
 /* The integers of a public matrix of a secure layer, the norm's gain and the queries' 1 / sqrt(head_dim) folded in: 16-bit
  * ones in the arena, or those of a quantised base where its file is mapped. out: its shape and fraction bits are set. */
 CHECKED Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena);
@@ -113,7 +113,8 @@ typedef struct LayerNet {
     NormNet norm[HALVES];
     PublicMatrix out, down;
     const Pinned *out_a, *out_b, *down_a, *down_b;
-    const double *bias[MAT_COUNT];             // S and CLEAR: what S adds to its share; NULL where there is none
+    const uint64_t *bias[MAT_COUNT];           // S and CLEAR: what S adds to its share, of bias_f fraction bits; NULL where there is none
+    unsigned bias_f[MAT_COUNT];
     const Table *score_exp, *sum_coarse, *sum_fine, *silu;
     const int32_t *rope;                       // (context, head_dim / 2, 2); NULL without RoPE
     Cache *keys, *values;

@@ -203,22 +203,25 @@ static CHECKED Result private_matrix(int32_t *out, const Plan *p, const Model *m
     return r;
 }
 
-double *private_bias(const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena)
+Result private_bias(double **result, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena)
 {
     const LayerWeights *w = &m->layer[layer];
-    if (!w->bias[kind]) return NULL;
+    *result = NULL;
+    if (!w->bias[kind]) return OK;
     Scaled s = scaled_matrix(m, layer, kind);
     s.gain = NULL;                             // the norm's shift is added after its gain
     const LoraPair *q = pair_of(a, layer, kind);
     const float *shift = kind == MAT_O || kind == MAT_DOWN ? NULL : kind == MAT_GATE ? w->ffn_shift : w->attn_shift;
-    double *out = arena_new(arena, double, s.rows), mean = 0;
+    double *out = *result = arena_new(arena, double, s.rows), mean = 0;
     for (size_t i = 0; i < s.rows; i++) {
         out[i] = (double)w->bias[kind][i] * s.scale;
         for (size_t j = 0; shift && j < s.cols; j++) out[i] += private_at(&s, q, i, j) * (double)shift[j];
         mean += out[i] / (double)s.rows;
     }
     for (size_t i = 0; i < s.rows && writes_centred(&m->config, kind); i++) out[i] -= mean;
-    return out;
+    for (size_t i = 0; i < s.rows; i++)
+        if (!(fabs(out[i]) < 0x1p38)) return fail(FAIL_DATA, "layer %u %s: a bias of %g is not a trained one", layer, matrix_names[kind], out[i]);
+    return OK;
 }
 
 static CHECKED Result private_factor_a(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
@@ -345,16 +348,21 @@ Result public_hash(const Plan *p, const Model *m, uint8_t out[HASH_BYTES])
 }
 
 /* The biases of a layer, in steps of 2^-24. */
-static void hash_biases(Hash *h, const Model *m, const Adapter *a, uint32_t layer)
+static CHECKED Result hash_biases(Hash *h, const Model *m, const Adapter *a, uint32_t layer)
 {
-    for (MatrixKind k = 0; k < MAT_COUNT; k++) {
+    Result r = OK;
+    for (MatrixKind k = 0; k < MAT_COUNT && !failed(r); k++) {
         Arena arena;
+        double *bias;
         arena_init(&arena, true);
-        const double *bias = private_bias(m, a, layer, k, &arena);
-        for (size_t i = 0; bias && i < matrix_rows(&m->config, k); i++)
-            hash_integers(h, &(int32_t){(int32_t)lrint(ldexp(bias[i], 24))}, 1, 4);
+        r = private_bias(&bias, m, a, layer, k, &arena);
+        for (size_t i = 0; !failed(r) && bias && i < matrix_rows(&m->config, k); i++) {
+            int64_t v = llrint(ldexp(bias[i], 24));
+            hash_integers(h, (int32_t[]){(int32_t)v, (int32_t)(v >> 32)}, 2, 4);
+        }
         arena_free(&arena);
     }
+    return r;
 }
 
 Result private_commitment(const Plan *p, const Model *m, const Adapter *a, const uint8_t salt[KEY_BYTES], uint8_t out[HASH_BYTES])
@@ -364,7 +372,7 @@ Result private_commitment(const Plan *p, const Model *m, const Adapter *a, const
     hash_add(&h, salt, KEY_BYTES);
     Result r = OK;
     for (uint32_t l = 0; l < p->layers && !failed(r); l++) {
-        if (p->private_part == PRIVATE_LAYERS) hash_biases(&h, m, a, p->frozen + l);
+        if (p->private_part == PRIVATE_LAYERS) r = hash_biases(&h, m, a, p->frozen + l);
         for (Pin pin = 0; pin < PIN_COUNT && !failed(r); pin++) {
             PinShape s = pin_shape(p, &m->config, l, pin);
             if (s.outputs == 0) continue;

@@ -89,6 +89,14 @@ static void ahead_begin(Ahead *a, size_t rows, uint64_t first)
     a->from = a->rows - left, a->covered = rows < left ? rows : left, a->next = a->head;
 }
 
+/* A share was made at its row's place in a stream, which depends on how many positions the row sees. */
+void engine_position(Engine *e, uint64_t past)
+{
+    Ahead *a = &e->ahead;
+    if (a->working) a->past = past;
+    else if (a->covered && past - a->past != a->from) ahead_forget(a);
+}
+
 AheadShare *ahead_keep(Engine *e, size_t outputs)
 {
     Ahead *a = &e->ahead;

@@ -31,7 +31,7 @@ typedef struct Pending {
 typedef struct AheadShare { struct AheadShare *next; size_t outputs; uint64_t *word; } AheadShare;
 typedef struct Ahead {
     Arena arena;
-    uint64_t first;                            // segment of the first row
+    uint64_t first, past;                      // of the first row: its segment, and its position in the conversation
     size_t rows;
     AheadShare *head, *last;
     bool working;                              // between engine_ahead and engine_ahead_end: the role is COUNT, with C's streams
@@ -88,7 +88,7 @@ typedef struct Term {
     bool one;                                  // mu is the constant 1
     unsigned v;                                // 2^v divides g
     bool shared;                               // shares of mu are there, mod 2^(ring - v)
-    bool spent;                                // they were, and nobody kept them (see Factor.once)
+    bool spent;                                // they were, and nobody kept them (see factor_mul_once)
     bool widen;                                // mu is a mask: its shares mod 2^m are free, T deals the carry
     unsigned ring;
     Share c, s;
@@ -98,7 +98,6 @@ enum { FACTOR_TERMS = 12 };
 struct Factor {
     const Layout *at;
     unsigned f, ring, count;
-    bool once;                                 // meets one product element by element: shares of its secrets need not be kept
     Term term[FACTOR_TERMS];
     const uint64_t *value;                     // CLEAR: the value, mod 2^ring
 };

@@ -251,7 +251,7 @@ const Factor *looked_factor(Engine *e, Looked *l, unsigned n)
     size_t len = layout_len(l->at);
     Factor *x = factor_new(e, l->at, l->f, n);
     uint64_t *kappa = words_if(e, e->third, len);
-    x->value = l->value, x->once = true;
+    x->value = l->value;
     if (kappa) parallel_for(len, 4096, kappa_words, &(KappaJob){l, kappa});
     for (unsigned j = 0; j < l->count; j++) {
         const Column *c = &l->column[j];
@@ -315,6 +315,6 @@ const Factor *looked2_factor(Engine *e, Looked2 *l, unsigned n)
     *factor_term(x) = (Term){.k = UINT64_MAX, .mu = kappa, .ring = n};
     uint64_t *value = words_if(e, e->clear, len);
     for (size_t i = 0; value && i < len; i++) value[i] = h->value[i] + a->value[i] * b->value[i];
-    x->value = value, x->once = true;
+    x->value = value;
     return x;
 }

@@ -74,6 +74,9 @@ void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client
 void engine_ahead(Engine *e, size_t rows, uint64_t first, const uint8_t (*client)[KEY_BYTES]);
 void engine_ahead_end(Engine *e);
 size_t engine_ahead_left(const Engine *e);                    // rows that no batch has used
+/* Before the first move of a batch, or of work ahead: the position of its first row in the conversation. What was made ahead for
+ * its segments at other positions (a cache has been truncated since) is forgotten. */
+void engine_position(Engine *e, uint64_t past);
 /* Sends what is queued and receives what the other side queued. Costs one exchange (none at T). */
 CHECKED Result engine_exchange(Engine *e, const char *name);
 /* Makes a failure of the network (a value outside of its range) final: what is queued is never sent. Returns r. */
@@ -139,6 +142,8 @@ typedef struct Factor Factor;
 const Factor *opened_factor(Engine *e, Opened *o, unsigned n);// lifts if n > o's ring: |x| < 2^(n-2) must hold
 /* a * b in ring n; element i of a meets element i / spread of b. b NULL: the number 1 (a lift, a sign fix). */
 Wire factor_mul(Engine *e, const Factor *a, const Factor *b, size_t spread, unsigned n);
+/* The same element by element, of factors that meet no other product after it: what is dealt for their secrets is not kept. */
+Wire factor_mul_once(Engine *e, const Factor *a, const Factor *b, unsigned n);
 /* Row sums of squares of an opened wire, in ring n; `ring` >= n: that of a factor made of the same wire. A word a row
  * dealt, and n - m bits an element if n exceeds its ring m. */
 Wire opened_sumsq(Engine *e, Opened *o, unsigned n, unsigned ring);

@@ -245,6 +245,7 @@ typedef struct Product {
     Engine *e;
     const Factor *a, *b;                       // b NULL: the number 1
     size_t spread;                             // elements of a for each of b
+    bool once;                                 // shares of the factors' secrets are not kept
     Wire w;
     const Deal *deal;
     size_t dealt[FACTOR_TERMS][FACTOR_TERMS], fields, makings;
@@ -275,7 +276,7 @@ static void product_plan(Product *p)
             Term *t = (Term *)(uintptr_t)(x->one ? y : x);
             if (t->shared) continue;
             ASSERT(!t->spent);
-            if (of->once && p->spread == 1) {
+            if (p->once && !t->widen) {
                 t->spent = true;
                 p->dealt[i][j] = p->fields;
                 p->field[p->fields++] = (Field){of->at, t->ring - t->v};
@@ -379,11 +380,12 @@ static void product_stage(void *ctx, const Deal *d, size_t begin, size_t end)
     blocks_run(p->a->at, begin, end, p->e->role == ROLE_THIRD ? third_block : online_block, p);
 }
 
-Wire factor_mul(Engine *e, const Factor *a, const Factor *b, size_t spread, unsigned n)
+static Wire product(Engine *e, const Factor *a, const Factor *b, size_t spread, unsigned n, bool once)
 {
     size_t len = layout_len(a->at);
     ASSERT(n <= a->ring && (!b || (n <= b->ring && layout_len(b->at) * spread == len)));
-    Product p = {.e = e, .a = a, .b = b, .spread = b ? spread : 1, .w = wire_raw(e, a->at, n, a->f + (b ? b->f : 0))};
+    Product p = {.e = e, .a = a, .b = b, .spread = b ? spread : 1, .once = once,
+                 .w = wire_raw(e, a->at, n, a->f + (b ? b->f : 0))};
     product_plan(&p);
     deal_run(e, p.field, p.fields, product_stage, &p);
     if (e->clear) {
@@ -393,6 +395,9 @@ Wire factor_mul(Engine *e, const Factor *a, const Factor *b, size_t spread, unsi
     }
     return p.w;
 }
+
+Wire factor_mul(Engine *e, const Factor *a, const Factor *b, size_t spread, unsigned n) { return product(e, a, b, spread, n, false); }
+Wire factor_mul_once(Engine *e, const Factor *a, const Factor *b, unsigned n) { return product(e, a, b, 1, n, true); }
 
 // ---- sums of squares -------------------------------------------------------------------------------------------------
 

@@ -51,9 +51,8 @@ LANE double bits_to_integer(double shifted)    // of a double that had `magic` a
     return shifted - magic;
 }
 
-LANE double fixed_exp(double x)
+LANE double exp_within(double in)              // |in| <= 700
 {
-    double in = x < -700 ? -700 : x > 700 ? 700 : x;
     double shifted = in * 0x1.71547652b82fep+0 + magic, n = bits_to_integer(shifted);
     double r = (in - n * 0x1.62e42fefa0000p-1) - n * 0x1.cf79abc9e3b3ap-40;
     double p = 1.0 / 6227020800.0;             // Horner from 1/13!
@@ -70,7 +69,12 @@ LANE double fixed_exp(double x)
     p = p * r + 0.5;
     p = p * r + 1;
     p = p * r + 1;
-    double y = p * from_bits((to_bits(shifted) + 1023) << 52);     // magic + n: n is in the low bits
+    return p * from_bits((to_bits(shifted) + 1023) << 52);     // magic + n: n is in the low bits
+}
+
+LANE double fixed_exp(double x)
+{
+    double y = exp_within(x < -700 ? -700 : x > 700 ? 700 : x);
     return x < -700 ? 0 : y;
 }
 
@@ -264,6 +268,8 @@ static void fill_rows(void *ctx, size_t begin, size_t end)
 Table *table_new(const LookupSpec *s, Arena *a)
 {
     ASSERT(s->k < s->t && s->t <= 40 && s->t - s->k >= 3 && s->t - s->k <= 20 && s->k <= 20);
+    double low = s->gain * power_of_two((int64_t)s->k - s->f);
+    ASSERT(s->fn != FN_EXP || (low >= -700 && low <= 700));    // low_exp's
     Table *t = arena_new(a, Table, 1);
     t->spec = *s;
     t->cells = (size_t)1 << (s->t - s->k);
@@ -295,12 +301,13 @@ void table_hash(const Table *t, Hash *h)
 
 // ---- low parts -------------------------------------------------------------------------------------------------------
 
-/* exp(-p 2^-f) with 14 fraction bits, the low factor of a rank-1 lookup. p is a secret of T: computed, not looked up. */
+/* exp(-p 2^-f) with 14 fraction bits, the low factor of a rank-1 lookup. p is a secret of T: computed, not looked up, and
+ * without a comparison, of which a compiler may make a jump. table_new has bounded the argument. */
 LANES void low_exp(uint64_t *out, const uint64_t *p, size_t len, double step, double gain)
 {
     for (size_t i = 0; i < len; i++) {
         double x = (double)(int32_t)p[i] * step * gain;
-        out[i] = (uint64_t)word_of(fixed_exp(-x) * 16384 + magic);
+        out[i] = (uint64_t)word_of(exp_within(-x) * 16384 + magic);
     }
 }
 

@@ -21,6 +21,7 @@ void portable_narrow_unpack(void *words, const uint8_t *in, size_t len, unsigned
         else if (bytes == 2) EACH(uint16_t, for (size_t i = 0; i < count; i++) w[i] = (uint16_t)part[i];);
         else EACH(uint32_t, for (size_t i = 0; i < count; i++) w[i] = (uint32_t)part[i];);
     }
+    wipe(part, sizeof part);
 }
 
 void portable_narrow_pack(uint8_t *out, const void *words, size_t len, unsigned n)
@@ -34,6 +35,7 @@ void portable_narrow_pack(uint8_t *out, const void *words, size_t len, unsigned 
         else EACH(const uint32_t, for (size_t i = 0; i < count; i++) part[i] = w[i];);
         portable_pack(out + at / 8 * n, part, count, n);
     }
+    wipe(part, sizeof part);
 }
 
 /* In two parts, before and after the row's end comes round. */
