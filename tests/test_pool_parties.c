@@ -267,13 +267,29 @@ static Result lying_third(int pipe, void *ctx)
         channel_timeout(c, field_free(&forged[i], h.role) ? 0.3 : 20);
         Buffer rest = {0};
         Result r = OK;
-        while (!failed(r)) r = channel_receive(c, &rest, 1 << 24);     // the provider's setup, then that it goes
+        while (!failed(r)) {                                           // the provider's setup, its tape, then that it goes
+            r = channel_receive(c, &rest, 1 << 24);
+            bool tape = !failed(r) && rest.len == 1 && rest.data[0] == MSG_RESERVED;
+            if (tape && link(in_folder("forged.tape"), in_folder("forged.kept")) != 0) return fail(FAIL_SYSTEM, "no link");
+        }
         buffer_free(&rest);
         channel_close(c);
     }
     listener_close(l);
     buffer_free(&header);
     return OK;
+}
+
+/* What the disk has of the tape of a pool that was not made. */
+static bool forged_tape_is_erased(void)
+{
+    Buffer left = {0};
+    CHECK_OK(file_read(&left, in_folder("forged.kept"), 1 << 16));
+    size_t i = 0;
+    while (i < left.len && left.data[i] == 0) i++;
+    bool zeros = i == left.len && i > 0;
+    buffer_free(&left);
+    return unlink(in_folder("forged.kept")) == 0 && zeros;
 }
 
 TEST(makers_check_every_field)
@@ -287,8 +303,11 @@ TEST(makers_check_every_field)
             const char *tape = in_folder("forged.tape"), *why = forged[i].maker;
             Result r = side ? provider_pool(&bundle, &provider_id, &a, client_id.public_key, pool_name, 3, 0, tape)
                             : client_pool(&bundle, &client_id, &a, provider_id.public_key, pool_name, 3, tape);
-            CHECK_FAILS(r, field_free(&forged[i], side ? ROLE_SERVER : ROLE_CLIENT) ? "third" : why);
+            bool goes_on = field_free(&forged[i], side ? ROLE_SERVER : ROLE_CLIENT);
+            CHECK_FAILS(r, goes_on ? "third" : why);
             CHECK(!file_exists(tape));
+            CHECK(file_exists(in_folder("forged.kept")) == goes_on);
+            CHECK(!goes_on || forged_tape_is_erased());
         }
         process_end(&third, "fine");
         unlink(in_folder("lying.out"));

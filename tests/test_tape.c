@@ -263,6 +263,25 @@ TEST(tape_moved_is_one_still)
     CHECK_FAILS(tape_open(&t, path), "is a copy");
 }
 
+TEST(tape_that_is_discarded_is_erased)
+{
+    const char *path = path_of("tape");
+    uint8_t left[2048];
+    Tape *t;
+    CHECK_OK(tape_create(path, header, sizeof header, "client", seed, 10));
+    CHECK_OK(tape_open(&t, path));
+    CHECK_FAILS(tape_discard(path), "in use");
+    tape_close(t);
+    int fd = open(path, O_RDONLY);
+    CHECK_OK(tape_discard(path));
+    ssize_t len = pread(fd, left, sizeof left, 0);
+    CHECK(len > (ssize_t)sizeof header && len < (ssize_t)sizeof left);
+    for (ssize_t i = 0; i < len; i++) CHECK_EQUAL(0, left[i]);
+    close(fd);
+    CHECK(!file_exists(path));
+    CHECK_OK(tape_discard(path));
+}
+
 TEST(tape_is_looked_at_without_opening_it)
 {
     const char *path = path_of("tape"), *copy = path_of("copy");

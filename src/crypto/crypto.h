@@ -149,6 +149,7 @@ uint64_t tape_segments(const Tape *t);
  * is too short; a tape that has failed to write gives nothing more. Costs some five syncs of a disk. */
 CHECKED Result tape_reserve(Tape *t, uint64_t from, uint64_t count, uint8_t (*keys)[KEY_BYTES]);
 void tape_close(Tape *t);
+CHECKED Result tape_discard(const char *path); // overwrites a tape that will not be used, and removes it; fine if there is none
 
 // ---- pools -----------------------------------------------------------------------------------------------------------
 

@@ -138,7 +138,7 @@ static Result file_erase(int fd, const char *path)
     if (fstat(fd, &s) != 0) return fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
     const size_t len = s.st_size < STATE_LIMIT ? (size_t)s.st_size : STATE_LIMIT;
     if (len > 0 && (pwrite(fd, zeros, len, 0) != (ssize_t)len || fsync(fd) != 0))
-        return fail(FAIL_SYSTEM, "%s: cannot erase the old state: %s", path, strerror(errno));
+        return fail(FAIL_SYSTEM, "%s: cannot erase its key: %s", path, strerror(errno));
     return OK;
 }
 
@@ -149,14 +149,14 @@ static const char *path_beside(Tape *t)
     return arena_format(&t->arena, "%s.new", t->path);
 }
 
-/* What a crash left beside the tape holds a key that must not outlive its turn. */
-static Result beside_clear(const char *beside)
+/* Of a tape, or of what a crash left beside one: it holds a key that must not outlive its turn. */
+Result tape_discard(const char *path)
 {
-    int fd = open(beside, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0) return errno == ENOENT ? OK : fail(FAIL_SYSTEM, "%s: %s", beside, strerror(errno));
-    Result r = file_lock(fd, beside);
-    if (!failed(r)) r = file_erase(fd, beside);
-    if (!failed(r) && unlink(beside) != 0) r = fail(FAIL_SYSTEM, "%s: %s", beside, strerror(errno));
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) return errno == ENOENT ? OK : fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
+    Result r = file_lock(fd, path);
+    if (!failed(r)) r = file_erase(fd, path);
+    if (!failed(r) && unlink(path) != 0) r = fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
     close(fd);
     return r;
 }
@@ -205,12 +205,21 @@ static Result state_swap(const Tape *t, const char *beside)
     return OK;
 }
 
-/* Makes (mark, key) the state on disk. After a failure the file is the old one or the new one, and this tape gives nothing more. */
+/* Of a tape that could not be created, whose failure is what there is to tell. */
+static void seed_drop(int fd, const char *beside)
+{
+    static const uint8_t zeros[STATE_LIMIT];
+    if (pwrite(fd, zeros, sizeof zeros, 0) > 0) (void)fsync(fd);
+    unlink(beside);
+}
+
+/* Makes (mark, key) the state on disk. After a failure the file is the old one or the new one, and this tape gives nothing more; of a
+ * tape that is just being created no seed is left. */
 static Result state_write(Tape *t, uint64_t mark, const uint8_t key[KEY_BYTES])
 {
     const ArenaMark begin = arena_mark(&t->arena);
     const char *beside = path_beside(t);
-    Result r = beside_clear(beside);
+    Result r = tape_discard(beside);
     int fd = failed(r) ? NO_FILE : open(beside, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (!failed(r) && fd < 0) r = fail(FAIL_SYSTEM, "%s: %s", beside, strerror(errno));
     if (!failed(r)) r = file_lock(fd, beside);
@@ -220,6 +229,7 @@ static Result state_write(Tape *t, uint64_t mark, const uint8_t key[KEY_BYTES])
         if (!failed(r)) r = state_swap(t, beside);
     }
     if (failed(r)) {
+        if (fd >= 0 && t->fd == NO_FILE) seed_drop(fd, beside);
         if (fd >= 0) close(fd);
     } else {
         if (t->fd != NO_FILE) close(t->fd);
@@ -320,7 +330,7 @@ static Result open_locked(Tape *t)
     if (t->about.copy)
         return fail(FAIL_CRYPTO, "%s: is a copy or was restored from one: a tape works only where it was made, and only the latest",
                     t->path);
-    return beside_clear(path_beside(t));
+    return tape_discard(path_beside(t));
 }
 
 Result tape_open(Tape **out, const char *path)

@@ -2,8 +2,8 @@
  * of its header, and no tape if the pool was not finished. */
 #include "serve/party.h"
 
+#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct Making {
     const Bundle *b;
@@ -53,6 +53,16 @@ static Result provider_setup(const Making *m, const uint8_t pad_seed[KEY_BYTES])
     return r;
 }
 
+/* The pool does not exist: its seed, which the third may still have, is not left on the disk either. */
+static Result pool_forget(const Making *m, Result r)
+{
+    char why[512], left[512];
+    snprintf(why, sizeof why, "%s", result_text());
+    if (!failed(tape_discard(m->tape))) return fail(r.kind, "%s", why);
+    snprintf(left, sizeof left, "%s", result_text());
+    return fail(r.kind, "%s; and the tape must be removed by hand: %s", why, left);
+}
+
 static Result pool_wait(Making *m)
 {
     GUARD(pool_header_receive(m->channel, &m->header));
@@ -63,13 +73,12 @@ static Result pool_wait(Making *m)
     channel_timeout(m->channel, WORK_SECONDS);
     Result r = message_send(m->channel, MSG_RESERVED);
     for (uint64_t i = 0; i < m->hello.positions && !failed(r); i++) r = message_expect(m->channel, MSG_MADE, "third");
-    if (failed(r)) unlink(m->tape);            // the pool does not exist
-    return r;
+    return failed(r) ? pool_forget(m, r) : OK;
 }
 
-static Result making_run(Making *m)
+/* Up to the setup, after which the seed of the pads is not needed. */
+static Result making_meet(Making *m, uint8_t pad_seed[KEY_BYTES])
 {
-    uint8_t pad_seed[KEY_BYTES];
     const Address *third = m->third;
     if (m->hello.positions == 0 || m->hello.positions > bundle_room(m->b))
         return fail(FAIL_USE, "a pool of %llu positions does not fit the plan's context of %u", (unsigned long long)m->hello.positions,
@@ -83,8 +92,15 @@ static Result making_run(Making *m)
     channel_timeout(m->channel, POOL_SECONDS);
     GUARD(third_hello_send(m->channel, &m->hello));
     GUARD(message_expect(m->channel, m->role == ROLE_CLIENT ? MSG_WAITING : MSG_GO, "third"));
-    if (m->role == ROLE_SERVER) GUARD(provider_setup(m, pad_seed));
+    return m->role == ROLE_SERVER ? provider_setup(m, pad_seed) : OK;
+}
+
+static Result making_run(Making *m)
+{
+    uint8_t pad_seed[KEY_BYTES];
+    Result r = making_meet(m, pad_seed);
     wipe(pad_seed, sizeof pad_seed);
+    GUARD(r);
     return pool_wait(m);
 }
 

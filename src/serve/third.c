@@ -224,6 +224,7 @@ static void half_end(Half *h)
 static void waiting_drop(Third *t, size_t i)
 {
     t->waiting[i] = t->waiting[--t->waiting_count];
+    wipe(&t->waiting[t->waiting_count], sizeof *t->waiting);           // its hello holds a seed
     wipe(&t->waiting[t->waiting_count], sizeof(Half));
 }
 
