@@ -1,5 +1,5 @@
-/* test_cost.c - the golden table: exact bytes and exchanges of one token, by shape and plan. A change of a byte shows here
- * and belongs into the commit's message: run with MARILL_GOLDEN=write to rewrite the table. */
+/* test_cost.c - the golden tables: exact bytes and exchanges of a batch, by shape and plan, and of every exchange of a layer. A
+ * change of a byte shows here and belongs into the commit's message: run with MARILL_GOLDEN=write to rewrite them. */
 #include "model/secure.h"
 #include "test.h"
 
@@ -28,9 +28,21 @@ static const Line lines[] = {
     {"the same, planned for 2,048", LAYERS(16), 0, 64, 127, 1, true, 2048, 4},
     {"the same, after 2,047", LAYERS(16), 0, 64, 2047, 1, true, 2048, 4}};
 
+static void golden_compare(Buffer *table, const char *path)
+{
+    Buffer golden = {0};
+    if (getenv("MARILL_GOLDEN")) CHECK_OK(file_write(path, table->data, table->len, 0644));
+    CHECK_OK(file_read(&golden, path, 1 << 20));
+    if (golden.len != table->len || memcmp(golden.data, table->data, table->len)) {
+        fprintf(stderr, "%s is now\n%.*s", path, (int)table->len, (const char *)table->data);
+        exit(1);
+    }
+    buffer_free(table), buffer_free(&golden);
+}
+
 TEST(bytes_and_exchanges_are_those_of_the_golden_table)
 {
-    Buffer table = {0}, golden = {0};
+    Buffer table = {0};
     buffer_format(&table, "%-52s %-9s %-7s %9s %9s %9s %9s\n", "batch", "prefer", "private", "exchanges", "C to S", "S to C", "T to S");
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         for (int k = 0; k < 4; k++) {
@@ -52,14 +64,42 @@ TEST(bytes_and_exchanges_are_those_of_the_golden_table)
                           (unsigned long long)c.bytes.third_to_server);
             plan_free(&p);
         }
-    const char *path = SOURCE_DIR "/tests/golden_costs.txt";
-    if (getenv("MARILL_GOLDEN")) CHECK_OK(file_write(path, table.data, table.len, 0644));
-    CHECK_OK(file_read(&golden, path, 1 << 20));
-    if (golden.len != table.len || memcmp(golden.data, table.data, table.len)) {
-        fprintf(stderr, "the table is now\n%.*s", (int)table.len, (const char *)table.data);
-        exit(1);
-    }
-    buffer_free(&table), buffer_free(&golden);
+    golden_compare(&table, SOURCE_DIR "/tests/golden_costs.txt");
+}
+
+static void exchange_note(void *ctx, const char *name, uint64_t c_to_s, uint64_t s_to_c, uint64_t t_to_s)
+{
+    buffer_format(ctx, "  %-48s %9llu %9llu %9llu\n", name, (unsigned long long)c_to_s, (unsigned long long)s_to_c, (unsigned long long)t_to_s);
+}
+
+/* What each exchange of one layer carries, for a prompt: the moves, as they meet on the wire. */
+TEST(moves_of_a_layer_are_those_of_the_golden_table)
+{
+    static const struct { const char *name; ModelConfig config; Private private; size_t rows; } layers[] = {
+        {"gpt2-small, all weights private, 128 rows", GPT2, PRIVATE_LAYERS, 128}, {"llama2-7b, LoRA 64, 16 rows", LAYERS(1), PRIVATE_LORA, 16}};
+    Buffer table = {0};
+    for (size_t i = 0; i < 2; i++)
+        for (Prefer prefer = PREFER_EXCHANGES; prefer <= PREFER_BYTES; prefer++) {
+            Plan p;
+            Arena a;
+            SecureNet *net;
+            Wire out;
+            const ModelConfig *c = &layers[i].config;
+            PlanOptions o = {.context = 128, .prefer = prefer, .private_part = layers[i].private};
+            arena_init(&a, false);
+            CHECK_OK(plan_assume(&p, c, &o, layers[i].private == PRIVATE_LORA ? 64 : 0));
+            p.known = 0;
+            Engine *e = engine_new(ROLE_COUNT, NULL, NULL);
+            buffer_format(&table, "%s, prefer %s: bytes C to S, S to C, T to S\n", layers[i].name, prefer == PREFER_BYTES ? "bytes" : "exchanges");
+            engine_trace(e, exchange_note, &table);
+            CHECK_OK(secure_new(&net, e, &a, c, &p, NULL, NULL));
+            engine_begin(e, layers[i].rows, 0, NULL, NULL);
+            CHECK_OK(secure_layers(net, layers[i].rows, NULL, NULL, &out));
+            CHECK_EQUAL((prefer == PREFER_BYTES ? 23U : 18U) - (c->arch == ARCH_GPT2), engine_cost(e).exchanges);
+            engine_free(e);
+            arena_free(&a), plan_free(&p);
+        }
+    golden_compare(&table, SOURCE_DIR "/tests/golden_moves.txt");
 }
 
 int main(int argc, char **argv) { return test_main(argc, argv); }
