@@ -31,7 +31,8 @@ enum {
     SLICE = 1 << 18,                           // that the pump moves before it lets the owner in
     IDLE_MOST_MS = 8
 };
-static const double SPIN_SECONDS = 30e-6;      // about what it costs to sleep and be woken
+static const double SPIN_SECONDS = 100e-6;     // a processor that sleeps is back after some 30-60 us
+static const double YIELD_SECONDS = 10e-6;     // longer than a yield takes where nobody else wants the processor
 static const double CLOSE_SECONDS = 1, CLOSE_MOST_SECONDS = 5;   // without progress, and in all, until bytes that wait are given up
 
 typedef struct Tls {
@@ -223,20 +224,30 @@ static void pump_start(Tls *t)
 
 // ---- the link --------------------------------------------------------------------------------------------------------
 
+/* Looks for a while before the owner sleeps, which costs more than most waits of a token. Once another has had the processor meanwhile,
+ * it sleeps: who yields to a busy process stays behind it for milliseconds, who is woken does not. */
+static bool tls_look(const Tls *t, short events)
+{
+    struct pollfd p = {t->fd, events, 0};
+    double begin = clock_seconds(), now = begin, before = begin;
+    while (now - begin < SPIN_SECONDS) {
+        if (poll(&p, 1, 0) > 0) return true;
+        if (now - before > YIELD_SECONDS) return false;
+        before = clock_seconds();
+        sched_yield();
+        now = clock_seconds();
+    }
+    return false;
+}
+
 /* The owner waits for `events`, without the lock; false from the deadline on (< 0: none), whatever is ready: it was not enough. */
 static bool tls_wait(Tls *t, short events, double deadline)
 {
     double begin = clock_seconds();
-    bool ready = false;
     if (deadline >= 0 && begin >= deadline) return false;
     t->present = true;
     pthread_mutex_unlock(&t->lock);
-    for (double now = begin; t->spin && !ready && now - begin < SPIN_SECONDS; now = clock_seconds()) {
-        struct pollfd p = {t->fd, events, 0};
-        ready = poll(&p, 1, 0) > 0;
-        if (!ready) sched_yield();
-    }
-    if (!ready) ready = socket_wait(t->fd, events, deadline) != 0;
+    bool ready = (t->spin && tls_look(t, events)) || socket_wait(t->fd, events, deadline) != 0;
     pthread_mutex_lock(&t->lock);
     t->present = false;
     t->link.waited += clock_seconds() - begin;
