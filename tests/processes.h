@@ -139,7 +139,7 @@ static void process_kill(Process *p)
     waitpid(p->id, NULL, 0);
 }
 
-typedef struct Setup { Setting setting; uint16_t third_port; uint32_t sessions; const char *pool, *tape; } Setup;
+typedef struct Setup { Setting setting; uint16_t third_port; uint32_t sessions; const char *pool, *tape; bool every; } Setup;
 
 static Result provider_main(int pipe, void *ctx)
 {
@@ -147,7 +147,7 @@ static Result provider_main(int pipe, void *ctx)
     static char log[4200];
     snprintf(log, sizeof log, "%s/provider.out", folder);
     ProviderOptions o = {.host = "127.0.0.1", .identity = &provider_id, .clients = (const uint8_t (*)[32])client_id.public_key, .client_count = 1,
-                         .setting = s->setting, .third = {.host = "127.0.0.1", .port = s->third_port}, .pool = s->pool, .tape = s->tape,
+                         .setting = s->setting, .third = {.host = "127.0.0.1", .port = s->third_port}, .pool = s->pool, .tape = s->tape, .every = s->every,
                          .sessions = s->sessions, .progress = &(Progress){log_line, log}, .announce = announce, .announce_ctx = &pipe};
     memcpy(o.third.key, third_id.public_key, 32);
     return provider_serve(&bundle, &o);
@@ -164,10 +164,12 @@ static Result third_main(int pipe, void *ctx)
 
 static Process provider, third;
 
+static bool reveal_every;                      // of providers that are started from now on
+
 static void start_live(uint32_t sessions)
 {
     static Setup s;
-    s = (Setup){.setting = SETTING_3PC, .sessions = sessions};
+    s = (Setup){.setting = SETTING_3PC, .sessions = sessions, .every = reveal_every};
     process_start(&third, "third", third_main, &s);
     process_port(&third);
     s.third_port = third.port;

@@ -7,7 +7,7 @@
 #include "crypto/crypto.h"
 #include "test.h"
 
-enum { TAPE_PLACE = 16, TAPE_PLACE_BYTES = 24 };       // of its file, in the state: inode, seconds and nanoseconds of birth
+enum { TAPE_PLACE = 16, TAPE_PLACE_BYTES = 24 };       // of its file, in the state: inode, seconds and nanoseconds of birth; its volume follows
 
 /* Puts an older state back as an image of the whole disk would: the file is what the state says it is. */
 __attribute__((unused)) static void tape_put_back(const char *path, const Buffer *state)

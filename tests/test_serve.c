@@ -100,6 +100,7 @@ TEST(three_parties)
     client_bundle(&b);
     Arena a;
     arena_init(&a, false);
+    reveal_every = true;
     start_live(1);
     Client *c = open_session(&b, SETTING_3PC);
     Generated g;
@@ -180,6 +181,21 @@ TEST(known_prefix)
     if (!strcmp(g.finish_reason, "length")) check_cost(&g, false);
     client_close(c);
     process_end(&provider, "fine");
+}
+
+TEST(logits_of_a_prompt_are_refused)            // unless the provider wants it so: three_parties
+{
+    setup();
+    static float logits[4 * 310];
+    start_live(2);
+    Client *c = open_session(&bundle, SETTING_3PC);
+    CHECK_FAILS(client_score(c, (int32_t[]){5, 6, 7, 8}, 4, logits), "logits of every position are not revealed here");
+    client_close(c);
+    c = open_session(&bundle, SETTING_3PC);
+    CHECK_OK(client_prompt(c, (int32_t[]){5, 6, 7, 8}, 4, 1, logits));
+    client_close(c);
+    process_end(&provider, "session failed: logits of every position");
+    process_kill(&third);
 }
 
 TEST(sessions_one_after_the_other)              // the provider keeps its network, and nothing else

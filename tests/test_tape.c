@@ -240,6 +240,25 @@ TEST(tape_copies_are_refused)
     buffer_free(&old);
 }
 
+TEST(tape_of_another_volume_is_refused)         // in every field that says where it is, as a snapshot has them
+{
+    const char *path = path_of("tape");
+    Tape *t;
+    for (size_t i = 0; i < TAPE_PLACE_BYTES + 8; i++) {
+        Buffer b = {0};
+        CHECK_OK(tape_create(path, header, sizeof header, "client", seed, 10));
+        CHECK_OK(file_read(&b, path, 4096));
+        b.data[TAPE_PLACE + i] ^= 1;
+        hash_bytes(b.data + b.len - HASH_BYTES, b.data, b.len - HASH_BYTES);
+        int fd = open(path, O_RDWR);
+        CHECK(fd >= 0 && pwrite(fd, b.data, b.len, 0) == (ssize_t)b.len);
+        close(fd);
+        CHECK_FAILS(tape_open(&t, path), "is a copy");
+        CHECK_OK(tape_discard(path));
+        buffer_free(&b);
+    }
+}
+
 TEST(tape_moved_is_one_still)
 {
     const char *path = path_of("tape"), *moved = path_of("moved");

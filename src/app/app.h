@@ -133,6 +133,7 @@ typedef struct Parties {
     const char *net;                           // --net of every party; NULL: loopback
     const char *synthetic;                     // benchmarks: the seed of synthetic factors, and whether
     bool synthetic_past;                       // the known positions are synthetic too; see synthetic.h
+    bool scores;                               // client_score is used: the provider reveals the logits of every position
     bool traced;                               // the parties note what they do, for network_time
     Trace trace;                               // of the client
     unsigned threads;                          // of each party

@@ -280,7 +280,7 @@ static Result eval_run(const EvalArgs *k, const Option *options)
     unsigned threads = party_threads(k->threads, (Setting)k->setting);
     PlanWish wish = {.model = k->model, .adapter = k->adapter, .plan = k->plan};
     wish_read(&wish, options, k->frozen, k->private, k->prefer);
-    e.parties = (Parties){.model = k->model, .adapter = k->adapter, .net = k->net, .threads = threads};
+    e.parties = (Parties){.model = k->model, .adapter = k->adapter, .net = k->net, .scores = true, .threads = threads};
     GUARD(setting_choose(&e.parties.setting, k->setting));
     if (!k->text == !k->task) return fail(FAIL_USE, "one of --text and --task must be given");
     threads_start(threads);

@@ -318,6 +318,7 @@ static Result provider_start(Parties *p, const char *pool, const char *tape)
     line_add(&l, "--listen", "127.0.0.1:0");
     line_add(&l, "--setting", setting_names[p->setting]);
     line_add(&l, "--once", NULL);
+    if (p->scores) line_add(&l, "--reveal", "every");
     if (p->net) line_add(&l, "--net", p->net);
     if (p->traced) GUARD(path_in(trace, sizeof trace, "provider.trace"));
     if (p->traced) line_add(&l, "--trace", trace);

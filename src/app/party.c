@@ -17,6 +17,8 @@ const char serve_usage[] =
     "  --third HOST:PORT --third-key HEX\n"
     "  --pool FILE --tape FILE      dealer: the pool that the third wrote, and our tape of it\n"
     "  --epoch N                    (0); another one after a client was revoked: new pads, and pools of before are refused\n"
+    "  --reveal generated|every     (generated); which logits a client may have: of the tokens that it generates, or of every\n"
+    "                               position of its text too, as scoring needs\n"
     "  --once                       end after one session\n"
     "  --make-pool N --name HEX     make a pool of N positions with the third and one client, keep --tape FILE, and end;\n"
     "                               32 hex digits that both call it by\n"
@@ -43,7 +45,7 @@ const char chat_usage[] =
     "  --make-pool N --name HEX     make a pool of N positions with the third and the provider, keep --tape FILE, and end\n"
     "Reads lines and prints the reply to each. A line is a conversation of its own. A marill.json beside the plan,\n"
     "{\"template\": \"..{}..\"}, says what is put around it.\n";
-static const char *const party_settings[] = {"dealer", "3pc", NULL};
+static const char *const party_settings[] = {"dealer", "3pc", NULL}, *const reveals[] = {"generated", "every", NULL};
 
 static void announce(void *ctx, uint16_t port)
 {
@@ -85,7 +87,7 @@ typedef struct ServeArgs {
     Net shape;
     Keys clients;
     Address listen, third;
-    unsigned setting;                          // of party_settings
+    unsigned setting, reveal;                  // of party_settings, of reveals
     uint64_t positions, epoch, threads;
     uint8_t name[16];
     uint64_t seed;                             // synthetic
@@ -128,6 +130,7 @@ static Result serve_run(const ServeArgs *k, const Identity *me)
                          .pool = k->pool,
                          .tape = k->tape,
                          .epoch = k->epoch,
+                         .every = k->reveal == 1,
                          .sessions = k->once,
                          .progress = &log_lines,
                          .announce = announce,
@@ -160,6 +163,7 @@ Result serve_command(int argc, char **argv)
         OPTION("--make-pool", OPT_UINT, &k.positions, .min = 1, .max = 1 << 20),
         OPTION("--name", OPT_KEY, k.name, .len = 16),
         OPTION("--epoch", OPT_UINT, &k.epoch, .max = UINT32_MAX),
+        OPTION("--reveal", OPT_CHOICE, &k.reveal, .choices = reveals),
         OPTION("--once", OPT_FLAG, &k.once),
         OPTION("--net", OPT_TEXT, &k.net),
         OPTION("--trace", OPT_TEXT, &k.trace),

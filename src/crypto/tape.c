@@ -8,24 +8,26 @@
  * no key given out, or the new one; what it leaves beside, the next opening overwrites.
  *
  * A process that has the tape open holds a lock on the file itself, not on its name: moving the file does not get round it. And the
- * state says which file it is in, by inode and time of birth, which no copy shares: a copy, here or elsewhere, and a file that was
+ * state says which file it is in, by inode and time of birth (on btrfs by the subvolume too), which no copy shares: a copy, here or elsewhere, and a file that was
  * restored from one, are refused, whatever they were copied over. An image of the whole disk keeps both; there the peer's tape, which has
  * gone on, is what refuses (serve/). What an SSD or a journal keeps of overwritten blocks is out of reach: docs/security.md. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include "crypto/tools.h"
 
-static const uint8_t magic[16] = "marill tape 2\n";
+static const uint8_t magic[16] = "marill tape 3\n";
 enum { STATE_LIMIT = 4096, NO_FILE = -1 };
 
 struct Tape {
@@ -85,15 +87,19 @@ void tape_live(Tape **out, const uint8_t seed[KEY_BYTES], uint64_t segments)
 // ---- one file among all ----------------------------------------------------------------------------------------------
 
 /* Which file this is. Numbers of inodes are given again; with the time of birth they are not. File systems that do not know it
- * (some network ones) leave the inode alone. */
-typedef struct Place { uint64_t inode, born_s, born_ns; } Place;
+ * (some network ones) leave the inode alone. A snapshot of btrfs keeps both, and is a subvolume of its own; elsewhere `volume` is 0, since the
+ * numbers of devices change from one boot to the next. */
+typedef struct Place { uint64_t inode, born_s, born_ns, volume; } Place;
 
 static Result place_of(Place *out, int fd, const char *path)
 {
     struct statx s;
-    if (statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &s) != 0) return fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
+    struct statfs v;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &s) != 0 || fstatfs(fd, &v) != 0)
+        return fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno));
     *out = (Place){.inode = s.stx_ino};
     if (s.stx_mask & STATX_BTIME) out->born_s = (uint64_t)s.stx_btime.tv_sec, out->born_ns = s.stx_btime.tv_nsec;
+    if ((uint64_t)v.f_type == BTRFS_SUPER_MAGIC) memcpy(&out->volume, &v.f_fsid, sizeof out->volume);
     return OK;
 }
 
@@ -171,6 +177,7 @@ static Result state_put(const Tape *t, int fd, uint64_t mark, const uint8_t key[
     buffer_u64(&b, place.inode);
     buffer_u64(&b, place.born_s);
     buffer_u64(&b, place.born_ns);
+    buffer_u64(&b, place.volume);
     buffer_text(&b, t->about.role);
     buffer_u32(&b, (uint32_t)t->about.header_len);
     buffer_append(&b, t->about.header, t->about.header_len);
@@ -254,6 +261,7 @@ static Result state_parse(TapeAbout *a, Place *place, uint8_t key[KEY_BYTES], co
     GUARD(cursor_u64(&c, &place->inode));
     GUARD(cursor_u64(&c, &place->born_s));
     GUARD(cursor_u64(&c, &place->born_ns));
+    GUARD(cursor_u64(&c, &place->volume));
     GUARD(cursor_u32(&c, &n));
     if (n >= sizeof a->role) return fail(FAIL_DATA, "%s: is damaged: a role of %u bytes", path, n);
     GUARD(cursor_take(&c, &p, n));
@@ -286,7 +294,7 @@ static Result state_read(TapeAbout *a, uint8_t key[KEY_BYTES], int fd, const cha
     Result r = n < 0 ? fail(FAIL_SYSTEM, "%s: %s", path, strerror(errno)) : state_parse(a, &said, key, path, data, len);
     wipe(data, sizeof data);
     if (!failed(r)) r = place_of(&is, fd, path);
-    a->copy = said.inode != is.inode || said.born_s != is.born_s || said.born_ns != is.born_ns;
+    a->copy = said.inode != is.inode || said.born_s != is.born_s || said.born_ns != is.born_ns || said.volume != is.volume;
     return r;
 }
 

@@ -300,6 +300,7 @@ static Result session_serve(Session *s, Buffer *frame)
         if (m == MSG_BYE) return s->third ? message_send(s->third, MSG_BYE) : OK;
         if (m != MSG_BEGIN) return message_unexpected(m, "begin' or 'bye", "client");
         GUARD(begin_parse(&b, &body));
+        if (b.every && !s->p->o->every) return fail(FAIL_PEER, "logits of every position are not revealed here, only of generated tokens");
         GUARD(conversation(s, &b, frame));
     }
 }

@@ -53,6 +53,7 @@ typedef struct ProviderOptions {
     Address third;                             // 3pc; dealer: its key alone, which signed the pool
     const char *pool, *tape;                   // dealer: the pool file and the provider's tape of it
     uint64_t epoch;                            // of the adapter's pads: a new one after a client was revoked
+    bool every;                                // reveals logits of all positions (client_score), not of generated tokens alone
     uint32_t sessions;                         // end after so many sessions; 0: never
     const Progress *progress;
     void (*announce)(void *ctx, uint16_t port); void *announce_ctx;
@@ -121,7 +122,8 @@ CHECKED Result client_open(Client **out, const Bundle *b, const ClientOptions *o
  * third reserve them. prompt: tokens after the known ones (BOS). logits (vocab) of its last token. */
 CHECKED Result client_prompt(Client *c, const int32_t *prompt, size_t count, uint32_t more, float *logits);
 CHECKED Result client_step(Client *c, int32_t token, float *logits);
-CHECKED Result client_score(Client *c, const int32_t *tokens, size_t count, float *logits /* (count, vocab) */);   // one batch, teacher-forced
+/* One batch, teacher-forced. Only with a provider that reveals as much. logits (count, vocab). */
+CHECKED Result client_score(Client *c, const int32_t *tokens, size_t count, float *logits);
 CHECKED Result client_finish(Client *c);                      // the conversation is over; the session may go on with another (3pc)
 void client_receipt(const Client *c, Receipt *out);
 void client_abort(Client *c, const char *reason);             // tells the others
