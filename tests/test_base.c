@@ -110,6 +110,25 @@ static void arena_check(bool secret)
     arena_free(&a);
 }
 
+/* What the system has no room for is refused, or (no address space is that large) cannot be asked for; the arena goes on. */
+TEST(arena_try_says_when_there_is_no_memory)
+{
+    Arena a;
+    arena_init(&a, true);
+    for (int round = 0; round < 2; round++) {
+        ArenaMark mark = arena_mark(&a);
+        char *kept = arena_string(&a, "kept");
+        CHECK(arena_try(&a, (size_t)1 << 50, 1) == NULL);
+        CHECK(arena_try(&a, SIZE_MAX, 2) == NULL);
+        CHECK(arena_try(&a, SIZE_MAX / 2 - 4000, 1) == NULL);
+        uint8_t *p = arena_try(&a, 200000, 1);
+        CHECK(p && all_zero(p, 200000) && !strcmp(kept, "kept"));
+        arena_rollback(&a, mark);              // leaves a spare behind
+    }
+    arena_free(&a);
+    CHECK(memory_left(1 << 20) && !memory_left((size_t)1 << 50));
+}
+
 /* What arena_reuse leaves is seen by raw blocks alone, and by nobody once the arena was wiped. */
 TEST(arena_reuse_leaves_and_wipe_zeroes)
 {

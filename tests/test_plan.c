@@ -1,4 +1,5 @@
 /* test_plan.c - plans: as JSON and back, tampered with, mutated at random; what calibration refuses; angles. */
+#include <sys/resource.h>
 #include "models.h"
 #include "model/secure.h"
 #include "model/secure_parts.h"
@@ -347,6 +348,90 @@ TEST(angles_are_cos_and_sin)
     }
     free(got);
 }
+
+// ---- memory ----------------------------------------------------------------------------------------------------------
+
+static Result assume(const ModelConfig *c, Prefer prefer, Private private_part)
+{
+    Plan p;
+    PlanOptions o = {.context = c->context, .prefer = prefer, .private_part = private_part};
+    Result r = plan_assume(&p, c, &o, 0);
+    plan_free(&p);
+    return r;
+}
+
+TEST(plans_of_sessions_beyond_all_memory_are_refused)
+{
+    ModelConfig small = {.width = 64, .layers = 1, .ffn = 2, .vocab = 2, .context = 1 << 17, .norm_eps = 1e-5f, .rope_theta = 10000,
+                         .rope = {.factor = 1}, .eos = -1, .heads = 64, .kv_heads = 64, .head_dim = 1024}, c;
+    CHECK_FAILS(assume(&small, PREFER_BYTES, PRIVATE_LORA), "keys and values too large");
+    c = small, c.heads = c.kv_heads = 1;
+    CHECK_FAILS(assume(&c, PREFER_BYTES, PRIVATE_LORA), "angles too large");
+    c.head_dim = 128;
+    CHECK_OK(assume(&c, PREFER_BYTES, PRIVATE_LORA));
+    for (Prefer prefer = PREFER_EXCHANGES; prefer <= PREFER_BYTES; prefer++) {
+        CHECK_OK(shape_config("llama2-7b", &c));
+        for (Private private_part = PRIVATE_LORA; private_part <= PRIVATE_LAYERS; private_part++) CHECK_OK(assume(&c, prefer, private_part));
+        c.layers = 80;
+        CHECK_FAILS(assume(&c, prefer, PRIVATE_LORA), "keys and values too large");
+        c.context = 64;
+        CHECK_FAILS(assume(&c, prefer, PRIVATE_LAYERS), "private matrices too large");
+    }
+}
+
+/* T with less memory than the plan's session needs: an error, and no abort. */
+TEST(a_session_without_memory_fails)
+{
+    static const struct { uint32_t context; Private private_part; const char *wrong; } some[] = {
+        {4096, PRIVATE_LORA, "no memory for keys and values of 4096 positions"}, {16, PRIVATE_LAYERS, "no memory for the masked matrix of layer"}};
+#ifdef __SANITIZE_ADDRESS__
+    SKIP("the sanitizer maps more than the limit");
+#endif
+    CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){UINT64_C(2) << 30, UINT64_C(2) << 30}) == 0);
+    for (int i = 0; i < 2; i++) {
+        ModelConfig c;
+        Plan p;
+        Arena a;
+        SecureNet *net;
+        CHECK_OK(shape_config("llama2-7b", &c));
+        PlanOptions o = {.context = some[i].context, .private_part = some[i].private_part};
+        CHECK_OK(plan_assume(&p, &c, &o, 0));
+        arena_init(&a, false);
+        Engine *e = engine_new(ROLE_THIRD, NULL, NULL);
+        CHECK_FAILS(secure_new(&net, e, &a, &c, &p, NULL, NULL), some[i].wrong);
+        engine_free(e);
+        arena_free(&a);
+        plan_free(&p);
+    }
+}
+
+/* A batch that a sound plan has room for may still be more than a machine has. */
+TEST(batches_without_memory_are_refused)
+{
+    ModelConfig c = {.width = 64, .layers = 1, .ffn = 2, .vocab = 1 << 20, .context = 1 << 15, .norm_eps = 1e-5f, .rope_theta = 10000,
+                     .rope = {.factor = 1}, .eos = -1, .heads = 32, .kv_heads = 1, .head_dim = 2};
+    PlanOptions o = {.context = c.context};
+    Plan p;
+    Arena a;
+    SecureNet *net;
+    CHECK_OK(plan_assume(&p, &c, &o, 0));
+    arena_init(&a, false);
+    Engine *e = engine_new(ROLE_THIRD, NULL, NULL);
+    CHECK_OK(secure_new(&net, e, &a, &c, &p, NULL, NULL));
+    CHECK_OK(secure_room(net, 1, 1, true));
+    CHECK_OK(secure_room(net, c.context - 2, 1, true));
+    CHECK_FAILS(secure_room(net, 1, c.context - 1, true), "too large");       // scores
+    CHECK_FAILS(secure_room(net, 1, 1000, false), "too large");               // logits
+#ifndef __SANITIZE_ADDRESS__
+    CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){UINT64_C(1) << 30, UINT64_C(1) << 30}) == 0);
+    CHECK_FAILS(secure_room(net, 1, 400, false), "no memory for a batch of 400 positions");
+#endif
+    engine_free(e);
+    arena_free(&a);
+    plan_free(&p);
+}
+
+// ---- costs -----------------------------------------------------------------------------------------------------------
 
 /* The published shapes cost what the reference's counting run found, give or take the heads and wider margins. */
 TEST(costs_of_a_large_shape)

@@ -28,6 +28,9 @@ typedef struct Case {
 #define GPT2_SHAPE {.arch = ARCH_GPT2, .width = 36, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 50, .vocab = 40, .context = 40, \
                     .norm_eps = 1e-5f, .rope = {.factor = 1}, .bos = 1, .eos = 2}
 
+#define NARROW_SHAPE {.width = 12, .layers = 1, .heads = 1, .kv_heads = 1, .head_dim = 2, .ffn = 1, .vocab = 17, .context = 12, \
+                      .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
+
 static Model model;
 static Adapter adapter;
 static Plan plan;
@@ -158,6 +161,9 @@ static const Case cases[] = {
     {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, false, {2, false, 0}},
     {PLAIN_SHAPE, 1, 3, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, true, {4, false, 5}},
     {ODD_SHAPE, 1, 2, 1 << MAT_K | 1 << MAT_O, PREFER_EXCHANGES, PRIVATE_LORA, false, {2, false, 3}},
+    {NARROW_SHAPE, 0, 2, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, false, {0}},
+    {NARROW_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LORA, false, {0}},
+    {NARROW_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, {0}},
     {GPT2_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, {2, true, 6}},
     {ODD_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, {1, true, 1}}};
 enum { CASES = sizeof cases / sizeof *cases };

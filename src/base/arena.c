@@ -26,13 +26,13 @@ static uint8_t *chunk_data(struct ArenaChunk *c)
     return (uint8_t *)(c + 1);
 }
 
-static struct ArenaChunk *chunk_make(size_t size, bool secret)
+static struct ArenaChunk *chunk_make(size_t size, bool secret)          // NULL: the system has no more
 {
     size_t bytes = 0;
-    if (__builtin_add_overflow(size, sizeof(struct ArenaChunk) + 4095, &bytes)) bug("out of memory: %zu bytes", size);
+    if (__builtin_add_overflow(size, sizeof(struct ArenaChunk) + 4095, &bytes)) return NULL;
     bytes &= ~(size_t)4095;
     struct ArenaChunk *c = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (c == MAP_FAILED) bug("out of memory: %zu bytes", bytes);
+    if (c == MAP_FAILED) return NULL;
     if (secret) {
         (void)!mlock(c, bytes);                // beyond the system's limit a page may be swapped: docs/security.md says so
         madvise(c, bytes, MADV_DONTDUMP);
@@ -66,8 +66,8 @@ static void chunk_free(struct ArenaChunk *c, bool secret)
 }
 
 /* Makes `last` a chunk with room for `size` bytes. A spare that is too small is let go, so that chunks grow to what is
- * asked for. */
-static void arena_grow(Arena *a, size_t size)
+ * asked for. False: there is no memory, and the arena is as it was but for those spares. */
+static bool arena_grow(Arena *a, size_t size)
 {
     struct ArenaChunk *spare = a->last ? a->last->next : NULL;
     while (spare && spare->size < size) {
@@ -75,14 +75,17 @@ static void arena_grow(Arena *a, size_t size)
         chunk_free(spare, a->secret);
         spare = after;
     }
+    if (a->last) a->last->next = spare;
     if (!spare) {
         size_t wish = a->last ? a->last->size * 2 : CHUNK_FIRST;
         if (wish > CHUNK_DOUBLED) wish = CHUNK_DOUBLED;
         spare = chunk_make(size > wish ? size : wish, a->secret);
+        if (!spare) return false;
     }
     spare->prev = a->last;
     if (a->last) a->last->next = spare;
     a->last = spare;
+    return true;
 }
 
 void arena_init(Arena *a, bool secret)
@@ -90,13 +93,15 @@ void arena_init(Arena *a, bool secret)
     *a = (Arena){.secret = secret};
 }
 
-static void *arena_take(Arena *a, size_t count, size_t size, bool zero)
+static void *arena_take(Arena *a, size_t count, size_t size, bool zero)      // NULL: there is no memory
 {
     size_t bytes = 0;
-    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 2) bug("out of memory: %zu x %zu bytes", count, size);
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 2) return NULL;
     bytes = (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
     if (bytes == 0) bytes = ALIGN;             // an empty block still has an address of its own
-    if (!a->last || a->last->size - a->last->at < bytes) arena_grow(a, bytes);
+    if (!a->last || a->last->size - a->last->at < bytes) {
+        if (!arena_grow(a, bytes)) return NULL;
+    }
     void *block = chunk_data(a->last) + a->last->at;
     if (zero && a->last->dirty > a->last->at) {
         size_t left = a->last->dirty - a->last->at;
@@ -108,8 +113,22 @@ static void *arena_take(Arena *a, size_t count, size_t size, bool zero)
     return block;
 }
 
-void *arena_alloc(Arena *a, size_t count, size_t size) { return arena_take(a, count, size, true); }
-void *arena_raw(Arena *a, size_t count, size_t size) { return arena_take(a, count, size, false); }
+static void *arena_must(Arena *a, size_t count, size_t size, bool zero)
+{
+    void *block = arena_take(a, count, size, zero);
+    if (!block) bug("out of memory: %zu x %zu bytes", count, size);
+    return block;
+}
+
+void *arena_alloc(Arena *a, size_t count, size_t size) { return arena_must(a, count, size, true); }
+void *arena_raw(Arena *a, size_t count, size_t size) { return arena_must(a, count, size, false); }
+void *arena_try(Arena *a, size_t count, size_t size) { return arena_take(a, count, size, true); }
+
+bool memory_left(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p != MAP_FAILED && munmap(p, bytes) == 0;
+}
 
 char *arena_string(Arena *a, const char *text)
 {

@@ -10,7 +10,8 @@
  *
  * Where does memory come from? Arenas, passed in. An arena is freed as a whole, or rolled back to a mark; nothing in the
  * token loop calls malloc. Three lifetimes: the model (mapped read-only), the session, the step. Running out of memory
- * is a bug-class abort: lengths that come from outside are compared with a limit *before* anything is allocated.
+ * is a bug-class abort: lengths that come from outside are compared with a limit *before* anything is allocated, and what
+ * is as large as a session is asked for (arena_try, memory_left), and an error where there is none.
  *
  * How are foreign bytes read? Through a `Cursor`, which cannot run past its end.
  *
@@ -63,6 +64,7 @@ typedef struct { struct ArenaChunk *chunk; size_t at, used; } ArenaMark;
 
 void arena_init(Arena *a, bool secret);
 void *arena_alloc(Arena *a, size_t count, size_t size);       // count * size bytes, overflow checked; never NULL
+void *arena_try(Arena *a, size_t count, size_t size);         // the same, or NULL where the system has no more
 #define arena_new(a, type, count) ((type *)arena_alloc((a), (count), sizeof(type)))
 char *arena_string(Arena *a, const char *text);               // a copy
 char *arena_format(Arena *a, const char *format, ...) PRINTF(2, 3);
@@ -75,6 +77,7 @@ void *arena_raw(Arena *a, size_t count, size_t size);
 void arena_wipe(Arena *a);                                    // gives back and zeroes everything
 void arena_free(Arena *a);
 
+bool memory_left(size_t bytes);                               // whether the system would map so much now; no promise
 void wipe(void *p, size_t len);                               // zeroes memory and is never optimised away
 bool equal_secret(const void *a, const void *b, size_t len);  // in constant time
 

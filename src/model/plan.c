@@ -2,8 +2,8 @@
  *
  * plan_check walks through the layer as secure_layer.c does and proves, by intervals, that inside the planned bounds no
  * wire leaves its ring, that no local shift takes more bits than there are, and that every table's words fit their
- * columns. A plan read from a file may ask for anything: what passes here can neither abort a move nor allocate without
- * bound. Whether it is accurate is for calibration to see; whether it is the agreed one, for the hash. */
+ * columns. A plan read from a file may ask for anything: what passes here can neither abort a move nor ask for more memory
+ * than the limits below (a session that finds less fails: secure_new; a batch has a limit of its own: secure_room). Whether it is accurate is for calibration to see; whether it is the agreed one, for the hash. */
 #include <math.h>
 #include <stdio.h>
 #include "model/head_groups.h"
@@ -11,6 +11,9 @@
 
 enum { MOST_CONTEXT = 1 << 17, MOST_RANK = 4096, MOST_LAYERS = 1024 };
 static const double most_table_bytes = 0x1p31, wide_table_bytes = 0x1p23;   // of all tables that are kept; a wide one is not
+/* What a session keeps grows with products of bounded numbers, which have bounds of their own: keys and values at T (llama2-7b at
+ * 4,096 positions: 2^34 bytes), its masked matrices (all of llama2-7b's: 5.2e10), and the words of an angle table. */
+static const double most_cache_bytes = 0x1p35, most_pinned_bytes = 0x1p36, most_angles = 0x1p24;
 
 void plan_free(Plan *p)
 {
@@ -301,6 +304,17 @@ static void check_head(Check *k)
     need(k, fraction_fits(p, p->head_f) && p->logit_drop >= 1 && p->logit_drop <= p->logit.f && p->logit_drop + 1 < p->logit.n, "logits");
 }
 
+static void check_memory(Check *k)
+{
+    const Plan *p = k->p;
+    const ModelConfig *c = k->c;
+    double caches = 4.0 * sizeof(uint64_t) * p->context * ((double)c->kv_heads * c->head_dim) * p->layers;     // two masks of keys and values
+    snprintf(k->where, sizeof k->where, "memory");
+    need(k, caches <= most_cache_bytes, "keys and values too large");
+    need(k, (double)p->context * c->head_dim <= most_angles, "angles too large");
+    if (!k->wrong) need(k, (double)plan_setup_bytes(p, c) <= most_pinned_bytes, "private matrices too large");
+}
+
 static void check_shape(Check *k)
 {
     const Plan *p = k->p;
@@ -328,6 +342,7 @@ Result plan_check(const Plan *p, const ModelConfig *c)
     check_shape(&k);
     for (uint32_t l = 0; l < p->layers && !k.wrong; l++) check_layer(&k, l);
     if (!k.wrong) check_head(&k);
+    if (!k.wrong) check_memory(&k);
     need(&k, k.tables < most_table_bytes, "tables too large");
     return k.wrong ? fail(FAIL_DATA, "unsound plan: %s: %s", k.where, k.wrong) : OK;
 }
@@ -350,11 +365,12 @@ static void hash_angles(Hash *h, const Plan *p, const ModelConfig *c)
     arena_init(&a, false);
     size_t len = (size_t)p->context * c->head_dim;
     int32_t *angle = arena_new(&a, int32_t, len);
-    Buffer b = {0};
     rope_integers(angle, c, p->context, p->layer[0].rope_f);
-    for (size_t i = 0; i < len; i++) buffer_u32(&b, (uint32_t)angle[i]);
-    hash_add(h, b.data, b.len);
-    buffer_free(&b);
+    for (size_t i = 0; i < len; i++) {
+        uint8_t little[4];
+        for (unsigned b = 0; b < 4; b++) little[b] = (uint8_t)((uint32_t)angle[i] >> 8 * b);
+        hash_add(h, little, sizeof little);
+    }
     arena_free(&a);
 }
 

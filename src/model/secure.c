@@ -24,7 +24,9 @@ static CHECKED Result pin_new(SecureNet *s, const Pinned **out, Arena *session, 
         unsigned f = (unsigned)pin_f(s->plan, layer, pin);
         const char *name = arena_format(&scratch, "layer %u, %s, (%zu, %zu) mod 2^%u, %u fraction bits", s->plan->frozen + layer,
                                         pin_names[pin], shape.outputs, shape.inputs, shape.n, f);
-        *out = s->pin[s->pins++] = pinned_new(s->e, session, name, shape.outputs, shape.inputs, shape.n, f, w);
+        *out = s->pin[s->pins] = pinned_new(s->e, session, name, shape.outputs, shape.inputs, shape.n, f, w);
+        if (*out) s->pins++;
+        else r = fail(FAIL_SYSTEM, "there is no memory for the masked matrix of %s", name);
     }
     arena_free(&scratch);
     return r;
@@ -135,6 +137,7 @@ static CHECKED Result layer_new(SecureNet *s, Arena *session, const Model *m, co
     size_t kv = (size_t)c->kv_heads * c->head_dim;
     l->keys = cache_new(s->e, session, s->plan->context, kv, p->key.n, p->key.f);
     l->values = cache_new(s->e, session, s->plan->context, kv, p->value.n, p->value.f);
+    if (!l->keys || !l->values) return fail(FAIL_SYSTEM, "there is no memory for keys and values of %u positions", s->plan->context);
     return OK;
 }
 
@@ -272,7 +275,27 @@ static CHECKED Result cut_words(SecureNet *s, uint64_t **out, const float *x, si
     return OK;
 }
 
-static CHECKED Result layers_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, Wire *w)
+/* Words of the largest tensor of a batch, as a number that does not overflow. */
+static double batch_words(const Plan *p, const ModelConfig *c, uint32_t past, size_t rows, bool last_only)
+{
+    double heads = (double)c->heads / (p->heads.size > 1 ? p->heads.size : 1), seen = past + ((double)rows + 1) / 2;
+    double row = fmax(fmax(c->width, 2.0 * c->ffn), ((double)c->heads + 2.0 * c->kv_heads) * c->head_dim);
+    return fmax((double)rows * fmax(row, heads * seen), (last_only ? 1.0 : (double)rows) * c->vocab);
+}
+
+/* Tensors of that size at once, measured: T's scores, the most, with the masks of both sides. */
+enum { BATCH_TENSORS = 12 };
+static const double most_batch_words = 0x1p29, small_batch_words = 0x1p21;
+
+Result secure_room(const SecureNet *s, uint32_t past, size_t rows, bool last_only)
+{
+    double words = batch_words(s->plan, &s->config, past, rows, last_only);
+    if (words > most_batch_words) return fail(FAIL_DATA, "a batch of %zu positions after %u is too large: a tensor of %.0f words", rows, past, words);
+    if (words < small_batch_words || memory_left((size_t)words * BATCH_TENSORS * sizeof(uint64_t))) return OK;
+    return fail(FAIL_SYSTEM, "there is no memory for a batch of %zu positions after %u", rows, past);
+}
+
+static CHECKED Result layers_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, bool last_only, Wire *w)
 {
     const Plan *p = s->plan;
     Engine *e = s->e;
@@ -282,6 +305,7 @@ static CHECKED Result layers_forward(SecureNet *s, size_t rows, const float *x, 
     if (rows > p->context - past) {
         return fail(FAIL_DATA, "%zu positions after %u do not fit the plan's context of %u", rows, past, p->context);
     }
+    if (engine_role(e) != ROLE_COUNT) GUARD(secure_room(s, past, rows, last_only));
     uint64_t *words = NULL;
     if (client) GUARD(cut_words(s, &words, x, rows));
     s->past = past;
@@ -296,7 +320,7 @@ static CHECKED Result layers_forward(SecureNet *s, size_t rows, const float *x, 
 
 Result secure_layers(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, Wire *out)
 {
-    GUARD(layers_forward(s, rows, x, known, out));
+    GUARD(layers_forward(s, rows, x, known, true, out));
     GUARD(engine_end(s->e));
     s->past += (uint32_t)rows;
     return OK;
@@ -305,7 +329,7 @@ Result secure_layers(SecureNet *s, size_t rows, const float *x, const KnownPrefi
 Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, float *logits, bool last_only)
 {
     Wire w;
-    GUARD(layers_forward(s, rows, x, known, &w));
+    GUARD(layers_forward(s, rows, x, known, last_only, &w));
     GUARD(head_forward(s, w, rows, logits, last_only));
     GUARD(engine_end(s->e));
     s->past += (uint32_t)rows;

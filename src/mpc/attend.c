@@ -10,20 +10,19 @@ struct Cache {
     uint64_t *p, *rc, *rs, *value;             // (positions, width); as in Opened
 };
 
-static uint64_t *cache_words(Arena *a, bool wanted, const Cache *k)
+static bool cache_words(Arena *a, uint64_t **out, bool wanted, const Cache *k)
 {
-    return wanted ? arena_alloc(a, k->positions * k->width, sizeof(uint64_t)) : NULL;
+    *out = wanted ? arena_try(a, k->positions, k->width * sizeof(uint64_t)) : NULL;
+    return *out || !wanted;
 }
 
 Cache *cache_new(Engine *e, Arena *session, size_t positions, size_t width, unsigned n, unsigned f)
 {
     Cache *k = arena_new(session, Cache, 1);
     *k = (Cache){positions, 0, width, n, f, NULL, NULL, NULL, NULL};
-    k->p = cache_words(session, e->online || e->clear, k);
-    k->rc = cache_words(session, e->client || e->third, k);
-    k->rs = cache_words(session, e->server || e->third, k);
-    k->value = cache_words(session, e->clear, k);
-    return k;
+    bool there = cache_words(session, &k->p, e->online || e->clear, k) && cache_words(session, &k->rc, e->client || e->third, k) &&
+                 cache_words(session, &k->rs, e->server || e->third, k) && cache_words(session, &k->value, e->clear, k);
+    return there ? k : NULL;
 }
 
 static void cache_copy(uint64_t *to, const uint64_t *from, const Cache *k, size_t len)

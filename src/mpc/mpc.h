@@ -150,6 +150,7 @@ Wire opened_sumsq(Engine *e, Opened *o, unsigned n, unsigned ring);
 
 /* Opened rows that stay: keys or values of earlier positions, each under its own mask for life. */
 typedef struct Cache Cache;
+/* NULL: there is no memory for it. 16 bytes a position and column. */
 Cache *cache_new(Engine *e, Arena *session, size_t positions, size_t width, unsigned n, unsigned f);
 void cache_append(Engine *e, Cache *k, const Opened *o);      // all rows of o
 void cache_truncate(Cache *k, size_t positions);              // forgets all rows but the first ones, and wipes them
@@ -163,7 +164,7 @@ Wire attend_values(Engine *e, const Opened *w, const Cache *v, size_t heads, siz
 // ---- pinned private weights (pinned.c) -----------------------------------------------------------------------------
 
 /* S's private matrix (outputs, inputs) of ring n with f fraction bits. S and CLEAR: A; C and CLEAR: D, expanded from the
- * pad seed, bound to `name` (which names the matrix, its version and its ring); T: M = A - D, sent by S once. */
+ * pad seed, bound to `name` (which names the matrix, its version and its ring); T: M = A - D, sent by S once. NULL: T has no memory for M. */
 typedef struct Pinned Pinned;
 Pinned *pinned_new(Engine *e, Arena *session, const char *name, size_t outputs, size_t inputs, unsigned n, unsigned f, const int32_t *a /* S, CLEAR */);
 size_t pinned_setup_bytes(const Pinned *p);

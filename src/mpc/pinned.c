@@ -49,8 +49,8 @@ Pinned *pinned_new(Engine *e, Arena *session, const char *name, size_t outputs, 
     *p = (Pinned){.name = arena_string(session, name), .outputs = outputs, .inputs = inputs, .n = n, .f = f, .engine = e};
     if (e->server || e->clear) weights_keep(p, session, a);
     if (e->client) pad_stream(e, p, &p->pad);
-    if (e->role == ROLE_THIRD) p->m = arena_new(session, uint8_t, pinned_setup_bytes(p));
-    return p;
+    if (e->role == ROLE_THIRD) p->m = arena_try(session, pinned_setup_bytes(p), 1);
+    return p->m || e->role != ROLE_THIRD ? p : NULL;
 }
 
 size_t pinned_setup_bytes(const Pinned *p) { return ring_packed_size(p->outputs * p->inputs, p->n); }
