@@ -121,6 +121,46 @@ TEST(three_parties)
     process_end(&third, "fine");
 }
 
+/* A GPT-2 is made in memory, and its files are not read: the third hears of it from the provider alone. */
+TEST(three_parties_over_a_gpt2)
+{
+    static const ModelConfig gpt2 = {.arch = ARCH_GPT2, .width = 36, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 50, .vocab = 60,
+                                     .context = 40, .norm_eps = 1e-5f, .rope = {.factor = 1}, .tied = true, .bos = 1, .eos = -1};
+    enum { PROMPT = 5, STEPS = 4, ALL = 1 + PROMPT + STEPS };
+    static float logits[(ALL - PROMPT) * 60], want[ALL * 60];
+    int32_t tokens[600];
+    setup();
+    bundle_free(&bundle);
+    bundle = (Bundle){0};
+    model_random(&bundle.model, &gpt2, 7);
+    for (size_t i = 0; i < 600; i++) tokens[i] = 2 + (int32_t)(test_random() * (gpt2.vocab - 2));
+    PlanOptions o = {.prefer = PREFER_EXCHANGES, .private_part = PRIVATE_LAYERS};
+    CHECK_OK(plan_make(&bundle.plan, &bundle.model, NULL, &o, tokens, 600));
+    start_live(1);
+    Client *c = open_session(&bundle, SETTING_3PC);
+    tokens[0] = gpt2.bos;
+    CHECK_OK(client_prompt(c, tokens + 1, PROMPT, STEPS, logits));
+    for (size_t i = 0; i < STEPS; i++) CHECK_OK(client_step(c, tokens[1 + PROMPT + i], logits + (i + 1) * gpt2.vocab));
+    client_close(c);
+    process_end(&provider, "fine");
+    process_end(&third, "fine");
+    Arena a;
+    arena_init(&a, false);
+    PlainState *s = plain_new(&bundle.model, NULL, ALL, &a);
+    CHECK_OK(plain_forward(s, want, tokens, ALL));
+    for (size_t i = 0; i < (1 + STEPS) * gpt2.vocab; i++) CHECK_NEAR((double)want[PROMPT * gpt2.vocab + i], (double)logits[i], near);
+}
+
+TEST(hash_of_a_shape_tells_architectures_apart)
+{
+    ModelConfig c = shape;
+    uint8_t llama[HASH_BYTES], gpt2[HASH_BYTES];
+    config_hash(&c, llama);
+    c.arch = ARCH_GPT2;
+    config_hash(&c, gpt2);
+    CHECK(memcmp(llama, gpt2, HASH_BYTES) != 0);
+}
+
 /* A system prompt that both know: it comes before every text, in every setting, and C computes and sends nothing for it. */
 TEST(known_prefix)
 {

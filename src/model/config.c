@@ -18,11 +18,16 @@ static Result config_check_text(const Json *o, const char *key, const char *only
     return strcmp(got, only) == 0 ? OK : fail(FAIL_DATA, "%s '%s' is not supported, only '%s'", key, got, only);
 }
 
-static Result config_check_kind(const Json *o)
+/* any: what parties tell each other, who may have made a GPT-2 in memory. */
+static Result config_check_kind(ModelConfig *c, const Json *o, bool any)
 {
     const char *type, *name;
     const Json *list;
     GUARD(json_get_text(&type, o, "model_type"));
+    if (any && strcmp(type, "gpt2") == 0) {
+        c->arch = ARCH_GPT2;
+        return OK;
+    }
     if (strcmp(type, "llama") != 0) return fail(FAIL_DATA, "model_type '%s' is not supported, only 'llama'", type);
     if (!json_find(o, "architectures")) return OK;
     GUARD(json_get_array(&list, o, "architectures", 1));
@@ -33,7 +38,7 @@ static Result config_check_kind(const Json *o)
 }
 
 /* Options that would change the numbers must be off: absent, null, or false. */
-static Result config_check_options(const Json *o)
+static Result config_check_options(const ModelConfig *c, const Json *o)
 {
     static const char *const off[] = {"attention_bias", "mlp_bias", "sliding_window", "use_sliding_window", "quantization_config",
                                       "layer_types", "num_experts", "num_local_experts", "compression_config"};
@@ -46,7 +51,7 @@ static Result config_check_options(const Json *o)
     double partial;
     GUARD(json_get_real_or(&partial, o, "partial_rotary_factor", 0, 1, 1));
     if (partial < 1) return fail(FAIL_DATA, "partial_rotary_factor below 1 is not supported");
-    return config_check_text(o, "hidden_act", "silu");
+    return config_check_text(o, "hidden_act", c->arch == ARCH_GPT2 ? "gelu" : "silu");
 }
 
 /* rope_theta and rope_scaling, or both as rope_parameters (transformers from version 5 on). */
@@ -55,6 +60,8 @@ static Result config_parse_rope(ModelConfig *c, const Json *o)
     const Json *merged = json_find(o, "rope_parameters"), *s = merged ? merged : json_find(o, "rope_scaling");
     const char *type;
     double theta, v[4];
+    c->rope = (RopeScaling){.factor = 1};
+    if (c->arch == ARCH_GPT2) return OK;
     GUARD(json_get_real_or(&theta, merged ? merged : o, "rope_theta", 1, 1e12, 10000));
     c->rope_theta = (float)theta;
     c->rope = (RopeScaling){.factor = 1, .low_freq_factor = 1, .high_freq_factor = 1, .original_context = (float)c->context};
@@ -105,14 +112,15 @@ static Result config_parse_shape(ModelConfig *c, const Json *o)
     return OK;
 }
 
-static Result config_parse_object(ModelConfig *c, const Json *o)
+static Result config_parse_object(ModelConfig *c, const Json *o, bool any)
 {
     double eps;
     if (json_kind(o) != KIND_OBJECT) return fail(FAIL_DATA, "not a JSON object");
-    GUARD(config_check_kind(o));
-    GUARD(config_check_options(o));
+    GUARD(config_check_kind(c, o, any));
+    GUARD(config_check_options(c, o));
     GUARD(config_parse_shape(c, o));
-    GUARD(json_get_real_or(&eps, o, "rms_norm_eps", 0, 1, 1e-6));
+    if (c->arch == ARCH_GPT2 && c->kv_heads != c->heads) return fail(FAIL_DATA, "a GPT-2 has as many key-value heads as heads");
+    GUARD(json_get_real_or(&eps, o, c->arch == ARCH_GPT2 ? "layer_norm_epsilon" : "rms_norm_eps", 0, 1, 1e-6));
     c->norm_eps = (float)eps;
     GUARD(config_parse_rope(c, o));
     GUARD(json_get_bool_or(&c->tied, o, "tie_word_embeddings", false));
@@ -143,15 +151,18 @@ Result shape_config(const char *name, ModelConfig *out)
 
 // ---- config.json -----------------------------------------------------------------------------------------------------
 
-Result config_parse(ModelConfig *out, const char *json, size_t len)
+static Result config_read_json(ModelConfig *out, const char *json, size_t len, bool any)
 {
     Json *root;
     *out = (ModelConfig){0};
     GUARD(json_parse(&root, json, len));
-    Result r = config_parse_object(out, root);
+    Result r = config_parse_object(out, root, any);
     json_free(root);
     return r;
 }
+
+Result config_parse(ModelConfig *out, const char *json, size_t len) { return config_read_json(out, json, len, false); }
+Result config_parse_any(ModelConfig *out, const char *json, size_t len) { return config_read_json(out, json, len, true); }
 
 static void config_put_rope(Json *o, const ModelConfig *c)
 {

@@ -44,6 +44,7 @@ typedef struct ModelConfig {
 
 /* Parses config.json (Llama architecture only; anything it cannot run faithfully is refused by name). */
 CHECKED Result config_parse(ModelConfig *out, const char *json, size_t len);
+CHECKED Result config_parse_any(ModelConfig *out, const char *json, size_t len);       // the same, or "gpt2": what parties tell each other
 CHECKED Result config_write(const ModelConfig *c, const char *path);
 /* A published shape by its name: gpt2-small, open-llama-3b, llama2-7b. */
 CHECKED Result shape_config(const char *name, ModelConfig *out);

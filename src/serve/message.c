@@ -244,15 +244,17 @@ Result third_hello_receive(Channel *c, ThirdHello *h)
 
 // ---- shape -----------------------------------------------------------------------------------------------------------
 
-/* As config.json says it. Nine digits give every float back. */
+/* As config.json says it, for a GPT-2 in the words of a Llama where they mean the same. Nine digits give every float back. */
 static void config_json(const ModelConfig *c, Buffer *out)
 {
-    buffer_format(out, "{\"model_type\": \"llama\", \"hidden_size\": %u, \"intermediate_size\": %u, ", c->width, c->ffn);
+    const bool gpt2 = c->arch == ARCH_GPT2;
+    buffer_format(out, "{\"model_type\": \"%s\", \"hidden_size\": %u, \"intermediate_size\": %u, ", gpt2 ? "gpt2" : "llama", c->width, c->ffn);
     buffer_format(out, "\"num_hidden_layers\": %u, ", c->layers);
     buffer_format(out, "\"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"head_dim\": %u, ", c->heads, c->kv_heads, c->head_dim);
     buffer_format(out, "\"vocab_size\": %u, \"max_position_embeddings\": %u, \"tie_word_embeddings\": %s, ", c->vocab, c->context,
                   c->tied ? "true" : "false");
-    buffer_format(out, "\"rms_norm_eps\": %.9g, \"rope_theta\": %.9g, ", (double)c->norm_eps, (double)c->rope_theta);
+    buffer_format(out, "\"%s\": %.9g, ", gpt2 ? "layer_norm_epsilon" : "rms_norm_eps", (double)c->norm_eps);
+    if (!gpt2) buffer_format(out, "\"rope_theta\": %.9g, ", (double)c->rope_theta);
     if (c->rope.factor > 1) {
         const RopeScaling *r = &c->rope;
         buffer_format(out, "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": %.9g, \"low_freq_factor\": %.9g, ", (double)r->factor,
@@ -261,7 +263,7 @@ static void config_json(const ModelConfig *c, Buffer *out)
                       (double)r->original_context);
     }
     if (c->bos >= 0) buffer_format(out, "\"bos_token_id\": %d, ", c->bos);   // both know what this position holds
-    buffer_format(out, "\"hidden_act\": \"silu\"}");
+    buffer_format(out, "\"hidden_act\": \"%s\"}", gpt2 ? "gelu" : "silu");
 }
 
 void config_hash(const ModelConfig *c, uint8_t out[HASH_BYTES])
@@ -300,7 +302,7 @@ static Result shape_parse(void *out, Cursor *c)
     arena_init(&a, false);
     Result r = cursor_text(c, &config, SMALL, &a);
     if (!failed(r)) r = cursor_text(c, &plan, SHAPE_LIMIT, &a);
-    if (!failed(r)) r = fail_in(config_parse(s->config, config, strlen(config)), "the provider's shape");
+    if (!failed(r)) r = fail_in(config_parse_any(s->config, config, strlen(config)), "the provider's shape");
     if (!failed(r)) r = fail_in(plan_parse(s->plan, plan, strlen(plan)), "the provider's plan");
     arena_free(&a);
     return r;
