@@ -8,9 +8,10 @@
  * no key given out, or the new one; what it leaves beside, the next opening overwrites.
  *
  * A process that has the tape open holds a lock on the file itself, not on its name: moving the file does not get round it. And the
- * state says which file it is in, by inode and time of birth (on btrfs by the subvolume too), which no copy shares: a copy, here or elsewhere, and a file that was
- * restored from one, are refused, whatever they were copied over. An image of the whole disk keeps both; there the peer's tape, which has
- * gone on, is what refuses (serve/). What an SSD or a journal keeps of overwritten blocks is out of reach: docs/security.md. */
+ * state says which file it is in, by inode and time of birth (on btrfs by the subvolume too), which no copy shares: a copy, here or
+ * elsewhere, and a file that was restored from one, are refused, whatever they were copied over. An image of the whole disk keeps all
+ * of it; there the peer's tape, which has gone on, is what refuses (serve/). What an SSD or a journal keeps of overwritten blocks is
+ * out of reach: docs/security.md. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
