@@ -37,7 +37,7 @@ static void open_block(void *ctx, const Block *b)
     Engine *e = j->e;
     Opened *o = j->o;
     unsigned n = row_width(o->n, o->row_n, b->row);
-    uint64_t half = opened_centre(n), *p = o->p + b->i;
+    uint64_t half = opened_centre(n), *p = o->p ? o->p + b->i : NULL;
     if (o->rc.word) mask_block(e->client_prg, b, o->rc.word, n);
     if (o->rs.word) mask_block(e->server_prg, b, o->rs.word, n);
     if (e->online) {
