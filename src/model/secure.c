@@ -290,7 +290,8 @@ static const double most_batch_words = 0x1p29, small_batch_words = 0x1p21;
 Result secure_room(const SecureNet *s, uint32_t past, size_t rows, bool last_only)
 {
     double words = batch_words(s->plan, &s->config, past, rows, last_only);
-    if (words > most_batch_words) return fail(FAIL_DATA, "a batch of %zu positions after %u is too large: a tensor of %.0f words", rows, past, words);
+    if (words > most_batch_words)
+        return fail(FAIL_DATA, "a batch of %zu positions after %u is too large: a tensor of %.0f words", rows, past, words);
     if (words < small_batch_words || memory_left((size_t)words * BATCH_TENSORS * sizeof(uint64_t))) return OK;
     return fail(FAIL_SYSTEM, "there is no memory for a batch of %zu positions after %u", rows, past);
 }

@@ -220,7 +220,8 @@ Result private_bias(double **result, const Model *m, const Adapter *a, uint32_t 
     }
     for (size_t i = 0; i < s.rows && writes_centred(&m->config, kind); i++) out[i] -= mean;
     for (size_t i = 0; i < s.rows; i++)
-        if (!(fabs(out[i]) < 0x1p38)) return fail(FAIL_DATA, "layer %u %s: a bias of %g is not a trained one", layer, matrix_names[kind], out[i]);
+        if (!(fabs(out[i]) < 0x1p38))
+            return fail(FAIL_DATA, "layer %u %s: a bias of %g is not a trained one", layer, matrix_names[kind], out[i]);
     return OK;
 }
 

@@ -66,7 +66,7 @@ const uint8_t *feed_words(Engine *e, size_t row, uint8_t *room, size_t len)
 uint8_t *feed_room(Engine *e, size_t len)
 {
     e->words.len = 0;
-    buffer_reserve(&e->words, len);
+    buffer_reserve(&e->words, len + 1);        // of no words, too, there is an address
     return e->words.data;
 }
 
