@@ -308,7 +308,7 @@ static void check_memory(Check *k)
 {
     const Plan *p = k->p;
     const ModelConfig *c = k->c;
-    double width = (double)c->kv_heads * c->head_dim, caches = 4.0 * sizeof(uint64_t) * p->context * width * p->layers;     // two masks each
+    double width = (double)c->kv_heads * c->head_dim, caches = 4.0 * sizeof(uint64_t) * p->context * width * p->layers;    // two masks each
     snprintf(k->where, sizeof k->where, "memory");
     need(k, caches <= most_cache_bytes, "keys and values too large");
     need(k, (double)p->context * c->head_dim <= most_angles, "angles too large");
