@@ -60,4 +60,11 @@ expect 1 "No such file" "$marill" bench report "$tmp/none"
 
 expect 0 "all links" "$marill" bench costs
 
+expect 0 '"ring_kernels": "portable"' "$marill" bench block --shape "$tmp/tiny/" --tokens 2 --repeat 1 --setting 3pc --kernels portable --json
+expect 2 "--kernels is one of best, portable" "${block[@]}" --setting 3pc --kernels fastest
+expect 0 "third, 3 threads" "$marill" bench threads --shape "$tmp/tiny/" --tokens 4 --repeat 1 --threads 3
+expect 0 '"bench": "threads"' "$marill" bench threads --shape "$tmp/tiny/" --tokens 1 --repeat 1 --kernels avx2 --prefer exchanges --json
+fields machine figures best share of
+expect 2 "more than the context" "$marill" bench threads --tokens 2000
+
 exit $bad

@@ -6,12 +6,13 @@
 #include <string.h>
 
 const char bench_usage[] =
-    "limits|lookup|matmul|deal|pack [--seconds S] [--threads N] [--json]\n"
+    "limits|lookup|matmul|deal|pack [--seconds S] [--threads N] [--kernels K] [--json]\n"
     "  limits                       what this machine gives: units of the processor, memory, loopback\n"
     "  lookup, matmul, deal, pack   what the kernels reach of it\n"
     "  --seconds S                  for each race (0.5); more is steadier\n"
-    "  --threads N                  (1)\n\n"
-    "       marill bench block --shape NAME --setting dealer|3pc [options] [--threads N] [--json]\n"
+    "  --threads N                  (1)\n"
+    "  --kernels K                  portable, avx2, avx512, amx or best: none better than this (best); the JSON names those used\n\n"
+    "       marill bench block --shape NAME --setting dealer|3pc [options] [--threads N] [--kernels K] [--json]\n"
     "  one secure layer between three processes, beside the float forward of the same layer\n"
     "  --shape NAME                 gpt2-small, open-llama-3b or llama2-7b; weights and inputs are random, of unit scale\n"
     "  --tokens N                   rows of the batch (128)\n"
@@ -33,6 +34,9 @@ const char bench_usage[] =
     "  --layers L                   runs 1 and L secure layers, and scales what a layer adds to all of them\n"
     "  --cache DIR                  of the base ($XDG_CACHE_HOME/marill, or ~/.cache/marill)\n"
     "  --seed N                     (1)\n\n"
+    "       marill bench threads [options] [--kernels K] [--json]\n"
+    "  one secure layer's work of each party alone, its peer's frames lying ready: one thread and several, by turns\n"
+    "  --shape NAME (gpt2-small)  --tokens N (128)  --prefer exchanges|bytes (bytes)  --threads N (2)  --repeat N (5)\n\n"
     "       marill bench pool [options] [--json]\n"
     "  writing a pool, against dealing alone and the disk\n"
     "  --shape NAME (open-llama-3b)  --layers N (1)  --positions N (32)  --rank R  --prefer exchanges|bytes  --folder DIR (.)\n"
@@ -94,6 +98,14 @@ void *bench_memory(size_t len)
 }
 
 // ---- reports ---------------------------------------------------------------------------------------------------------
+
+const char *const kernel_names[] = {"best", "portable", "avx2", "avx512", "amx", NULL};
+_Static_assert(NUM_BEST == 0 && NUM_PORTABLE == 1 && NUM_AVX2 == 2 && NUM_AVX512 == 3 && NUM_AMX == 4, "in the order of the names");
+
+void kernels_limit(unsigned most)
+{
+    if (most != NUM_BEST) num_init((NumFamily)most);
+}
 
 static Figure *figure_new(Figures *r, const char *unit, const char *format, va_list args)
 {
@@ -220,25 +232,28 @@ static const struct { const char *name; Result (*run)(const BenchArgs *k); } ker
     {"limits", bench_limits}, {"lookup", bench_lookup}, {"matmul", bench_matmul}, {"deal", bench_deal}, {"pack", bench_pack}};
 
 static const struct { const char *name; Result (*run)(int argc, char **argv); } others[] = {
-    {"block", bench_block}, {"generate", bench_generate}, {"pool", bench_pool}, {"costs", bench_costs},
+    {"block", bench_block}, {"threads", bench_threads}, {"generate", bench_generate}, {"pool", bench_pool}, {"costs", bench_costs},
     {"report", bench_report}, {"pick", bench_pick}};
 
 static Result kernels_command(const char *what, int argc, char **argv)
 {
     uint64_t threads = 1;
+    unsigned most = NUM_BEST;
     BenchArgs k = {.seconds = 0.5};
     Option options[] = {
         OPTION("--threads", OPT_UINT, &threads, .min = 1, .max = 256),
+        OPTION("--kernels", OPT_CHOICE, &most, .choices = kernel_names),
         OPTION("--seconds", OPT_REAL, &k.seconds, .min = 0.001, .max = 100),
         OPTION("--json", OPT_FLAG, &k.json),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
         if (strcmp(kernels[i].name, what) != 0) continue;
+        kernels_limit(most);
         threads_start((unsigned)threads);
         return kernels[i].run(&k);
     }
-    return fail(FAIL_USE, "'%s' is none of limits, lookup, matmul, deal, pack, pool, block, generate, costs", what);
+    return fail(FAIL_USE, "'%s' is none of limits, lookup, matmul, deal, pack, pool, block, threads, generate, costs", what);
 }
 
 Result bench_command(int argc, char **argv)

@@ -44,6 +44,10 @@ void figures_print(const Figures *r, bool json);
 Json *machine_json(void);                      // processor, kernels, threads, load, commit if known
 bool ask_met(Ask ask, double asked, double value);
 
+/* --kernels: what a processor that has no better family would use. AES stays as it is. Before threads are started. */
+extern const char *const kernel_names[];       // NumFamily
+void kernels_limit(unsigned most);
+
 // ---- what is measured ------------------------------------------------------------------------------------------------
 
 typedef struct BenchArgs { bool json; double seconds; } BenchArgs;    // seconds: a race
@@ -55,6 +59,7 @@ CHECKED Result bench_pack(const BenchArgs *k);
 // Arguments after the name.
 CHECKED Result bench_pool(int argc, char **argv);
 CHECKED Result bench_block(int argc, char **argv);
+CHECKED Result bench_threads(int argc, char **argv);
 CHECKED Result bench_generate(int argc, char **argv);         // bench_generate.c
 CHECKED Result bench_costs(int argc, char **argv);
 CHECKED Result bench_report(int argc, char **argv);

@@ -16,7 +16,7 @@
 
 typedef struct BlockArgs {
     const char *shape, *net;
-    unsigned setting, private, prefer;
+    unsigned setting, private, prefer, kernels;
     uint64_t tokens, past, rank, merge, repeats, seed;
     bool json;
 } BlockArgs;
@@ -553,6 +553,7 @@ Result bench_block(int argc, char **argv)
         OPTION("--repeat", OPT_UINT, &k.repeats, .min = 1, .max = MOST_REPEATS),
         OPTION("--seed", OPT_UINT, &k.seed),
         OPTION("--threads", OPT_UINT, &threads, .min = 1, .max = 256),
+        OPTION("--kernels", OPT_CHOICE, &k.kernels, .choices = kernel_names),
         OPTION("--net", OPT_TEXT, &k.net),
         OPTION("--json", OPT_FLAG, &k.json),
     };
@@ -562,6 +563,7 @@ Result bench_block(int argc, char **argv)
     if (setting != SETTING_DEALER && setting != SETTING_3PC) return fail(FAIL_USE, "--setting of a block is dealer or 3pc");
     Net net = {0};
     GUARD(net_parse(&net, k.net));
+    kernels_limit(k.kernels);
     Bench n = {.k = &k, .b = {.threads = (unsigned)threads, .net = net}};
     arena_init(&n.arena, false);
     Result r = block_prepare(&n, setting);

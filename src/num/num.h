@@ -16,7 +16,7 @@
 /* Families of kernels, in the order of their speed. avx512 has VBMI, VNNI and IFMA (Ice Lake, Zen 4 and later); amx is avx512
  * with products in tiles. */
 typedef enum { NUM_BEST, NUM_PORTABLE, NUM_AVX2, NUM_AVX512, NUM_AMX } NumFamily;
-/* Chooses the best that this processor has, up to `most` (for tests; NUM_BEST: all). Call once before anything else here. */
+/* Chooses the best that this processor has, up to `most` (NUM_BEST: all; less for tests and benchmarks). Call it before anything else here. */
 void num_init(NumFamily most);
 const char *num_kernels(void);                 // "portable", "avx2", "avx512", "amx"
 
