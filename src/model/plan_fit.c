@@ -120,10 +120,10 @@ static Start start_llama(bool lean, bool private)
  * cost a bit of the same ring, the weights get some four bits more. */
 static Start start_gpt2(bool lean)
 {
-    return (Start){.residual = 9, .private = lean ? 14 : 13, .least_private = 11,
-                   .knob = {0, 12, 9, 9, 10, lean ? 13 : 14}, .low = {0, 10, 9, 9, 9, 12}, .ffn_y = 12, .ffn_x = 10,
-                   .exp = 14, .exp_bits = 16, .value = 9, .mixed = 13, .attention = 10, .sum = lean ? 10 : 7,
-                   .inverse = lean ? 9 : 11, .inverse_spare = 4, .gelu = 16, .hidden = 11};
+    return (Start){.residual = lean ? 8 : 9, .private = lean ? 14 : 13, .least_private = 11,
+                   .knob = {0, 12, 9, 9, 10, 14}, .low = {0, 10, 9, 9, 9, 12}, .ffn_y = 12, .ffn_x = lean ? 11 : 10,
+                   .exp = 14, .exp_bits = 16, .value = lean ? 10 : 9, .mixed = 13, .attention = 11, .sum = lean ? 10 : 7,
+                   .inverse = lean ? 9 : 11, .inverse_spare = 3, .gelu = 16, .hidden = 11};
 }
 
 // ---- the widths that layers share ------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ static void fit_weights(const Fit *f, LayerPlan *l, uint32_t layer)
 {
     for (MatrixKind k = 0; k < MAT_COUNT; k++) {
         if (f->private) {
-            l->weight_f[k] = f->gpt2 && k == MAT_DOWN ? 15 : f->p->adapter_f;
+            l->weight_f[k] = f->gpt2 && (k == MAT_DOWN || (f->lean && (k == MAT_GATE || k == MAT_O))) ? 15 : f->p->adapter_f;
             continue;
         }
         if (f->p->weight_bits == 8) {
@@ -418,7 +418,7 @@ static int residual_fraction(const PlanSeen *s, uint32_t layers, int start)
 {
     double low = s->square_low;
     for (uint32_t l = 0; l < layers; l++) low = fmin(low, fmin(s->layer[l].square_low[ATTN], s->layer[l].square_low[FFN]));
-    return clamp(start - (int)floor(log2(fmax(low, 1e-12)) / 2), 12, 16);
+    return clamp(start - (int)floor(log2(fmax(low, 1e-12)) / 2), least(start + 3, 12), 16);
 }
 
 Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model *m)
