@@ -1,5 +1,5 @@
 # Bytes of one token against the context. data, merged: context, three links. out: the SVG.
-set terminal svg size 720,440 font "sans,12"
+set terminal svg size 720,440 font "sans,12" background rgb 'white'
 set output out
 set key left top
 set xlabel "context (tokens)"

@@ -1,5 +1,6 @@
 # Where the client's time goes. data: a line of names, then a line a case: name, shares. last: the last column. out: the SVG.
-set terminal svg size 720,420 font "sans,12"
+set terminal svg size 720,420 font "sans,12" background rgb 'white'
+set linetype 9 linecolor rgb '#999999'
 set output out
 set style data histograms
 set style histogram rowstacked

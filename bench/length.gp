@@ -1,5 +1,5 @@
 # Seconds of a block against `what`. data: how many, seconds, seconds of the float forward. out: the SVG.
-set terminal svg size 640,420 font "sans,12"
+set terminal svg size 640,420 font "sans,12" background rgb 'white'
 set output out
 set key left top
 set logscale xy
