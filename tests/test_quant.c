@@ -164,7 +164,8 @@ TEST(loss_of_a_real_checkpoint)
     }
     printf("    %zu positions: loss %.4f in float, %.4f in 8 bits\n", positions, loss[0] / (double)positions, loss[1] / (double)positions);
     CHECK(positions > 1000 && fabs(loss[0] - loss[1]) < 0.01 * (double)positions);
-    arena_free(&a);
+    buffer_free(&text), arena_free(&a);
+    tokenizer_free(t), model_free(&real);
 }
 
 // ---- the file --------------------------------------------------------------------------------------------------------
