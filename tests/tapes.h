@@ -9,6 +9,18 @@
 
 enum { TAPE_PLACE = 16, TAPE_PLACE_BYTES = 24 };       // of its file, in the state: inode, seconds and nanoseconds of birth; its volume follows
 
+/* A file in the test's folder; good for four calls. */
+__attribute__((unused)) static char *path_of(const char *name)
+{
+    static char path[4][128];
+    static const char *folder;
+    static int next;
+    char *p = path[next++ % 4];
+    if (!folder) folder = test_folder();
+    snprintf(p, sizeof path[0], "%s/%s", folder, name);
+    return p;
+}
+
 /* Puts an older state back as an image of the whole disk would: the file is what the state says it is. */
 __attribute__((unused)) static void tape_put_back(const char *path, const Buffer *state)
 {

@@ -12,8 +12,7 @@ export TMPDIR=$tmp/private
 mkdir "$TMPDIR"
 parties=()
 trap 'for p in "${parties[@]}"; do kill -9 "$p" 2> /dev/null; done; rm -rf "$tmp"' EXIT
-bad=0
-complain() { echo "FAILED: $*"; bad=1; }
+. "$(dirname "$0")/script.sh"
 
 # one_line NAME PART: $tmp/err is one line and says PART (a regular expression)
 one_line() {
@@ -70,15 +69,6 @@ refused "a text that is not there" "/none" "$marill" calibrate --model "$good" -
 for who in client provider third stranger; do "$marill" keygen "$tmp/$who" > "$tmp/$who.pub"; done
 client=$(cat "$tmp/client.pub") provider=$(cat "$tmp/provider.pub") third=$(cat "$tmp/third.pub") stranger=$(cat "$tmp/stranger.pub")
 refused "a key that is there" "client.key" "$marill" keygen "$tmp/client"
-started() {
-    local i
-    for i in $(seq 600); do
-        grep -q "listening on" "$tmp/$1.log" 2> /dev/null && break
-        kill -0 $! 2> /dev/null || break        # the last one started, which is the one meant
-        sleep 0.05
-    done
-    sed -n 's/listening on //p' "$tmp/$1.log"
-}
 helper=("$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen 127.0.0.1:0)
 serve=("$marill" serve --model "$good" --key "$tmp/provider.key" --client "$client" --third-key "$third")
 third_start() {

@@ -6,17 +6,7 @@ marill=$1/marill
 tmp=$(mktemp -d)
 export TMPDIR=$tmp
 trap 'rm -rf "$tmp"' EXIT
-bad=0
-complain() { echo "FAILED: $*"; bad=1; }
-# expect STATUS PART COMMAND...: exit status, and a part of what it prints on either stream
-expect() {
-    local want=$1 part=$2 got
-    shift 2
-    timeout 120 "$@" > "$tmp/out" 2> "$tmp/err" < /dev/null
-    got=$?
-    [ "$got" = "$want" ] || complain "'${*:2}' ended with $got, not $want: $(head -c 300 "$tmp/err")"
-    cat "$tmp/out" "$tmp/err" | grep -qF -- "$part" || complain "'${*:2}' does not say '$part': $(head -c 300 "$tmp/err")"
-}
+. "$(dirname "$0")/script.sh"
 # fields WORD...: every word is a key of the JSON that came last
 fields() { local word; for word; do grep -q "\"$word\":" "$tmp/out" || complain "the JSON lacks the field $word"; done; }
 

@@ -9,18 +9,7 @@ tmp=$(mktemp -d)
 export TMPDIR=$tmp
 parties=()
 trap 'for p in "${parties[@]}"; do kill "$p" 2> /dev/null; done; rm -rf "$tmp"' EXIT
-bad=0
-complain() { echo "FAILED: $*"; bad=1; }
-
-# expect STATUS PART COMMAND...: exit status, and a part of what it prints on either stream
-expect() {
-    local want=$1 part=$2 got
-    shift 2
-    timeout 120 "$@" > "$tmp/out" 2> "$tmp/err" < /dev/null
-    got=$?
-    [ "$got" = "$want" ] || complain "'${*:2}' ended with $got, not $want: $(head -c 300 "$tmp/err")"
-    cat "$tmp/out" "$tmp/err" | grep -qF -- "$part" || complain "'${*:2}' does not say '$part': $(head -c 300 "$tmp/err")"
-}
+. "$(dirname "$0")/script.sh"
 # fields NAME FILE WORD...: every word is a key of the JSON
 fields() {
     local name=$1 file=$2 word
@@ -129,17 +118,8 @@ expect 2 "does not divide" "$marill" run --model "$tmp/grouped" --setting plain 
 expect 0 "$tmp/merged" "$marill" export --merged "$tmp/merged" --model "$model"
 expect 0 "there was a little" "$marill" run --model "$tmp/merged" --setting plain --prompt "Once upon a time" --max-tokens 20
 
-# a deployment by hand. started NAME: waits for "listening on" and gives the address
+# a deployment by hand
 helper=("$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen 127.0.0.1:0)
-started() {
-    local i
-    for i in $(seq 600); do
-        grep -q "listening on" "$tmp/$1.log" 2> /dev/null && break
-        kill -0 $! 2> /dev/null || break        # the last one started, which is the one meant
-        sleep 0.05
-    done
-    sed -n 's/listening on //p' "$tmp/$1.log"
-}
 "${helper[@]}" --once > "$tmp/third.log" 2>&1 & parties+=($!)
 third_at=$(started third)
 "${serve[@]}" --third "$third_at" --listen 127.0.0.1:0 --once > "$tmp/serve.log" 2>&1 & parties+=($!)

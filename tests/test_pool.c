@@ -5,17 +5,6 @@
 
 static const uint8_t seed[32] = {1, 2, 3};
 
-static char *path_of(const char *name)
-{
-    static char path[4][128];
-    static const char *folder;
-    static int next;
-    char *p = path[next++ % 4];
-    if (!folder) folder = test_folder();
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
-
 enum { SEGMENTS = 5, PIECE = 64 << 10 };
 static const char header[] = "plan, model, epoch, identities";
 static const uint64_t sizes[SEGMENTS] = {17, 2 * PIECE, 0, PIECE + 4017, 3 * PIECE - 1};

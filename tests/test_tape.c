@@ -4,17 +4,6 @@
 static const uint8_t seed[32] = {1, 2, 3};
 static const char header[] = "the header of a pool";
 
-static char *path_of(const char *name)
-{
-    static char path[4][128];
-    static const char *folder;
-    static int next;
-    char *p = path[next++ % 4];
-    if (!folder) folder = test_folder();
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
-
 static void rewrite(const char *path, size_t at, int flip, long cut)    // in place: flips bits of a byte, then cuts bytes off the end
 {
     Buffer b = {0};

@@ -101,30 +101,28 @@ static Result loop_answer(Loop *l)
     }
 }
 
-static double loop_messages(void *ctx, uint64_t times)
+/* `times` pings, each with a message behind it if `message`; the answer to each is awaited. */
+static void loop_turns(Loop *l, uint64_t times, bool message)
 {
-    Loop *l = ctx;
     Result r = OK;
     for (uint64_t i = 0; i < times && !failed(r); i++) {
-        l->message[0] = 'm';
+        l->message[0] = message ? 'm' : 'p';
         r = loop_send(l, PING);
-        if (!failed(r)) r = loop_send(l, MESSAGE);
+        if (!failed(r) && message) r = loop_send(l, MESSAGE);
         if (!failed(r)) r = loop_receive(l, PING);
     }
     if (failed(r)) l->end = r, snprintf(l->why, sizeof l->why, "%s", result_text());
+}
+
+static double loop_messages(void *ctx, uint64_t times)
+{
+    loop_turns(ctx, times, true);
     return (double)times * MESSAGE;
 }
 
 static double loop_pings(void *ctx, uint64_t times)
 {
-    Loop *l = ctx;
-    Result r = OK;
-    for (uint64_t i = 0; i < times && !failed(r); i++) {
-        l->message[0] = 'p';
-        r = loop_send(l, PING);
-        if (!failed(r)) r = loop_receive(l, PING);
-    }
-    if (failed(r)) l->end = r, snprintf(l->why, sizeof l->why, "%s", result_text());
+    loop_turns(ctx, times, false);
     return (double)times;
 }
 

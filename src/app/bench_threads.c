@@ -6,6 +6,7 @@
  * For each count of threads there is a process, and the processes run by turns. How much faster several threads are where they need
  * nothing but a core each is measured in the same way: only where that many cores were free is anything asked of the parties. */
 #include "app/bench_block.h"
+#include "app/idle_feed.h"
 
 #include <errno.h>
 #include <math.h>
@@ -31,7 +32,7 @@ typedef struct ThreadsArgs {
 typedef struct Frames { size_t bytes[MOST_EXCHANGES][2], count; } Frames;
 
 typedef struct Solo {
-    Feed feed;
+    IdleFeed feed;
     Role role;
     const Block *b;
     const Frames *frames;
@@ -101,42 +102,21 @@ static Result ghost_takes(Solo *s)
 
 // ---- a party ---------------------------------------------------------------------------------------------------------
 
-static Result words_write(Feed *f, size_t row, const void *data, size_t len)
-{
-    (void)f, (void)row, (void)data, (void)len;
-    return OK;
-}
-
-static Result words_take(Feed *f, size_t row, const uint8_t **out, size_t len)
-{
-    if (len > WORDS) return fail(FAIL_DATA, "a row of a move takes %zu bytes", len);
-    *out = ((Solo *)f)->zeros + row * 4096 % (WORDS - len + 1);
-    return OK;
-}
-
-static Result words_read(Feed *f, size_t row, void *out, size_t len)
-{
-    const uint8_t *there = NULL;
-    GUARD(words_take(f, row, &there, len));
-    memcpy(out, there, len);
-    return OK;
-}
-
 static Result solo_setup(Solo *s)
 {
     const Block *b = s->b;
     Adapter none;
     uint8_t seed[KEY_BYTES];
     arena_init(&s->arena, true);
-    s->feed = (Feed){.read = words_read, .write = words_write, .take = words_take};
     s->zeros = calloc(WORDS, 1);
     s->keys = arena_alloc(&s->arena, b->rows, KEY_BYTES);
     s->x = arena_new(&s->arena, float, b->rows * b->config.width);
     if (!s->zeros) bug("out of memory");
     memset(s->zeros, 0, WORDS);                // pages of its own: untouched ones are all the same page
+    idle_feed(&s->feed, s->zeros, WORDS);
     channel_memory(&s->mine, &s->ghost);
     if (s->role != ROLE_THIRD) block_model(&s->model, &none, b, s->role == ROLE_SERVER);
-    s->engine = engine_new(s->role, s->role == ROLE_THIRD ? NULL : s->mine, s->role == ROLE_CLIENT ? NULL : &s->feed);
+    s->engine = engine_new(s->role, s->role == ROLE_THIRD ? NULL : s->mine, s->role == ROLE_CLIENT ? NULL : &s->feed.feed);
     random_bytes(seed, sizeof seed);
     if (s->role != ROLE_THIRD) engine_shared_seed(s->engine, seed), engine_pad_seed(s->engine, seed);
     return secure_new(&s->net, s->engine, &s->arena, &b->config, &b->plan, s->role == ROLE_THIRD ? NULL : &s->model, NULL);

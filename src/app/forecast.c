@@ -10,6 +10,7 @@
  *
  * and no less than the transfer of the third's words, its computing, or all computing on the cores there are (3pc). */
 #include "app/forecast.h"
+#include "app/idle_feed.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -131,31 +132,9 @@ typedef struct Small {
     char why[3][256];
 } Small;
 
-typedef struct SmallParty { Feed feed; Small *s; Role role; } SmallParty;
+typedef struct SmallParty { IdleFeed feed; Small *s; Role role; } SmallParty;
 
-/* T's words go nowhere, and S reads others: what they say means nothing here. Their way is timed apart. */
-enum { WORDS = 8 << 20 };
-
-static Result words_write(Feed *f, size_t row, const void *data, size_t len)
-{
-    (void)f, (void)row, (void)data, (void)len;
-    return OK;
-}
-
-static Result words_take(Feed *f, size_t row, const uint8_t **out, size_t len)
-{
-    if (len > WORDS) return fail(FAIL_DATA, "a row of a move takes %zu bytes", len);
-    *out = ((SmallParty *)f)->s->words + row * 4096 % (WORDS - len + 1);
-    return OK;
-}
-
-static Result words_read(Feed *f, size_t row, void *out, size_t len)
-{
-    const uint8_t *there = NULL;
-    GUARD(words_take(f, row, &there, len));
-    memcpy(out, there, len);
-    return OK;
-}
+enum { WORDS = 8 << 20 };                      // the third's: what they say means nothing here. Their way is timed apart
 
 static void small_keys(uint8_t (*keys)[KEY_BYTES], const uint8_t seed[KEY_BYTES], uint64_t first, size_t rows)
 {
@@ -208,8 +187,8 @@ static void *small_thread(void *ctx)
     Small *s = p->s;
     Arena a;
     arena_init(&a, true);
-    p->feed = (Feed){.read = words_read, .write = words_write, .take = words_take};
-    Engine *e = engine_new(p->role, p->role == ROLE_THIRD ? NULL : s->peer[p->role], p->role == ROLE_CLIENT ? NULL : &p->feed);
+    idle_feed(&p->feed, p->s->words, WORDS);
+    Engine *e = engine_new(p->role, p->role == ROLE_THIRD ? NULL : s->peer[p->role], p->role == ROLE_CLIENT ? NULL : &p->feed.feed);
     if (p->role != ROLE_THIRD) engine_shared_seed(e, s->seed[0]), engine_pad_seed(e, s->seed[1]);
     s->end[p->role] = small_run(p, e, &a);
     if (failed(s->end[p->role])) snprintf(s->why[p->role], sizeof s->why[p->role], "%s", result_text());
