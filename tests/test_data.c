@@ -1,7 +1,7 @@
 /* test_data.c - the split by component, held-out texts, templates, noise, shuffles; vocabularies that encode what they saw. */
 #include "test.h"
-#include "model/data.h"
-#include "model/recipe.h"
+#include "tune/data.h"
+#include "tune/recipe.h"
 
 static Arena arena;
 

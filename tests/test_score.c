@@ -1,6 +1,6 @@
 /* test_score.c - chrF against sacreBLEU's published cases and against a transcription of its formula; exact match. */
 #include "test.h"
-#include "model/data.h"
+#include "tune/data.h"
 
 static double chrf_one(const char *hypothesis, const char *reference)
 {

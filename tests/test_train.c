@@ -1,6 +1,6 @@
 /* test_train.c - gradients against finite differences, the optimizer, recipes, and that a stopped run goes on exactly. */
 #include "model/layers.h"
-#include "model/train.h"
+#include "tune/train.h"
 #include "test.h"
 
 static const ModelConfig tiny = {.width = 20, .layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 6, .ffn = 28, .vocab = 37, .context = 96,

@@ -14,6 +14,7 @@
 #include <sys/types.h>
 #include "model/json.h"
 #include "serve/serve.h"
+#include "tune/tune.h"
 
 #define MARILL_VERSION "0.1.0"
 

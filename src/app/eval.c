@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "model/data.h"
 
 const char eval_usage[] =
     "--model DIR [--adapter DIR] --setting S (--text FILE | --task FILE) [options]\n"

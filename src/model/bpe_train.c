@@ -8,7 +8,7 @@
  * Pieces: <unk>, <s>, </s>, the 256 bytes, the merges in the order in which they were made, the characters. The score of
  * a merge is minus its rank, the order in which an encoder has to apply them (Sennrich et al. 2016; Kudo and Richardson
  * 2018). Characters so rare that all of them make less than 0.05 % of the text are left to the bytes. */
-#include "model/data_table.h"
+#include "base/text_table.h"
 #include "model/model.h"
 
 #include <stdio.h>

@@ -1,4 +1,4 @@
-/* layers.h - the layers of a Llama in float, each forward above its backward (private to model/).
+/* layers.h - the layers of a Llama in float, each forward above its backward (private to model/ and tune/).
  *
  * Tensors are (rows, columns), rows = batch * time. A backward function *adds* to the gradients it is given, except that
  * it *sets* d_in where the comment says so. Large products go through OpenBLAS; the rest is plain loops over rows in

@@ -193,13 +193,4 @@ void sampler_init(Sampler *s, float temperature, float top_p, uint64_t seed);
 int32_t sampler_pick(Sampler *s, const float *logits, uint32_t vocab);      // temperature 0: the largest, lowest id first
 double cross_entropy(const float *logits, uint32_t vocab, int32_t target);   // nats
 
-// ---- training --------------------------------------------------------------------------------------------------------
-
-/* `marill train` and `marill tune`: reads a YAML recipe (docs/recipes.md lists every field), writes the run folder it
- * names: checkpoints, loss.csv, and at the end the model or adapter folder. `resume` continues from the last checkpoint
- * with exactly the weights an uninterrupted run would have. */
-typedef struct TrainOptions { bool resume, dry_run; unsigned threads; const Progress *progress; } TrainOptions;
-CHECKED Result train_run(const char *recipe_path, const TrainOptions *o);
-CHECKED Result tune_run(const char *recipe_path, const TrainOptions *o);
-
 #endif

@@ -4,7 +4,7 @@
  * and head, the logarithm of the softmax's denominator, from which the backward pass gets the probabilities back after
  * computing the scores once more (Dao et al. 2022). Runs on one thread: callers have a pack for each. */
 #include "model/layers.h"
-#include "model/train.h"
+#include "tune/train.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* data.h - training sets: from files on disk to samples of tokens with a loss mask (private to model/).
+/* data.h - training sets: from files on disk to samples of tokens with a loss mask (private to tune/).
  *
  * A *source* names a file, how its records are cut, and a template that turns a record into a prompt and a completion.
  * Pairs (tab-separated) are split into train, validation and test by *connected component*: two pairs that share a
@@ -8,9 +8,7 @@
 #ifndef MARILL_DATA_H
 #define MARILL_DATA_H
 
-#include "model/model.h"
-
-typedef enum { PART_TRAIN, PART_VALID, PART_TEST, PART_ALL } DataPart;
+#include "tune/tune.h"
 
 typedef struct DataSource {
     const char *kind;                          // "stories" (documents between <|endoftext|>, a cut last one dropped), "lines", "pairs"
@@ -32,14 +30,5 @@ CHECKED Result data_load(DataSet *out, const DataSource *sources, size_t count, 
 /* Appends the training part of the sources that have no prompt as plain text, a newline after each record: what
  * tokenizer_train learns a vocabulary from. */
 CHECKED Result data_text(Buffer *out, const DataSource *sources, size_t count, uint64_t seed);
-
-/* The pairs of one part, as text, each prompt once with every accepted completion: for scoring. */
-typedef struct TestPair { const char *prompt; const char **answers; size_t count; } TestPair;
-CHECKED Result data_pairs(TestPair **out, size_t *count, const char *path, DataPart part, Arena *a);   // prompt: column 1, answers: column 0
-
-/* chrF (sacreBLEU's chrF2: character 6-grams, beta 2, no word n-grams, whitespace ignored) of a corpus, 0..100, with the
- * best of several references a sentence; and exact match in percent. */
-double score_chrf(const char *const *hypotheses, const TestPair *pairs, size_t count);
-double score_exact(const char *const *hypotheses, const TestPair *pairs, size_t count);
 
 #endif

@@ -2,7 +2,7 @@
  *
  * Translations are many-to-many, so a random split would put "Hi. / Hallo!" into training and "Hello! / Hallo!" into the
  * test. Sentences are the nodes of a graph and pairs its edges; a component of it is learned or held out as a whole. */
-#include "model/data_split.h"
+#include "tune/data_split.h"
 
 #include <string.h>
 

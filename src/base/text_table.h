@@ -1,6 +1,6 @@
-/* data_table.h - a set of strings, numbered from 0 in the order in which they came (private to model/). */
-#ifndef MARILL_DATA_TABLE_H
-#define MARILL_DATA_TABLE_H
+/* text_table.h - a set of strings, numbered from 0 in the order in which they came. */
+#ifndef MARILL_TEXT_TABLE_H
+#define MARILL_TEXT_TABLE_H
 
 #include "base/base.h"
 

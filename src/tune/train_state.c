@@ -3,7 +3,7 @@
  * A checkpoint is a header of integers, the parameters and both moments, and a checksum over all of it; it is written
  * beside the old one and renamed over it. There is no random state: the order of the samples follows from (seed, epoch).
  * The number of threads is part of it because gradients are summed thread by thread. */
-#include "model/train.h"
+#include "tune/train.h"
 
 #include <string.h>
 

@@ -2,7 +2,7 @@
  *
  * The run folder has checkpoint.bin, loss.csv and, renewed with every checkpoint, the result folder. A signal to stop is
  * noticed between steps and ends the run with a checkpoint. */
-#include "model/train.h"
+#include "tune/train.h"
 
 #include <math.h>
 #include <signal.h>

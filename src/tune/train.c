@@ -1,6 +1,6 @@
 /* train.c - `marill train`: every weight of a model from a recipe. */
 #include "model/layers.h"
-#include "model/train.h"
+#include "tune/train.h"
 
 #include <string.h>
 

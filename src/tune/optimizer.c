@@ -1,6 +1,6 @@
 /* optimizer.c - the layout and start of the parameters, AdamW, clipping, the schedule of the learning rate. */
 #include "model/layers.h"
-#include "model/train.h"
+#include "tune/train.h"
 
 #include <math.h>
 #include <string.h>

@@ -4,8 +4,8 @@
  * ones count once, templates make a prompt and a completion of each, and both are tokenised as one text: what follows a
  * newline has no dummy prefix, in training as in use. Everything is drawn from (seed, epoch, number of the source), so an
  * epoch can be made again, on another machine too, without anything kept from the last one. */
-#include "model/data.h"
-#include "model/data_split.h"
+#include "tune/data.h"
+#include "tune/data_split.h"
 
 #include <string.h>
 

@@ -3,8 +3,8 @@
  * chrF (Popovic 2015) compares bags of character n-grams. This is sacreBLEU's chrF2 (signature nrefs:var, case:mixed,
  * eff:yes, nc:6, nw:0, space:no), digit for digit: counts are added up over the corpus, each sentence taking those of the
  * reference that suits it best; precision and recall are averaged over the orders that both sides reach. */
-#include "model/data.h"
-#include "model/data_split.h"
+#include "tune/data.h"
+#include "tune/data_split.h"
 
 #include <stdlib.h>
 #include <string.h>

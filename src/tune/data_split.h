@@ -1,9 +1,9 @@
-/* data_split.h - a file of sentence pairs, split by connected component (private to model/; see data.h). */
+/* data_split.h - a file of sentence pairs, split by connected component (private to tune/; see data.h). */
 #ifndef MARILL_DATA_SPLIT_H
 #define MARILL_DATA_SPLIT_H
 
-#include "model/data.h"
-#include "model/data_table.h"
+#include "tune/data.h"
+#include "base/text_table.h"
 
 typedef struct PairFile {
     TextTable sentence;                        // of both columns, trimmed, each once

@@ -3,7 +3,7 @@
  * The document comes from a user's file, so every node is checked for its kind, every number for its range, and a failure
  * names the field and its line. Paths are relative to `data_root` if the field lies in it (sources), else to the recipe's
  * folder; an absolute path is taken as it is. */
-#include "model/recipe.h"
+#include "tune/recipe.h"
 
 #include <math.h>
 #include <stddef.h>

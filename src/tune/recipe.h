@@ -1,11 +1,11 @@
-/* recipe.h - what to train on what: the YAML file of `marill train` and `marill tune` (private to model/).
+/* recipe.h - what to train on what: the YAML file of `marill train` and `marill tune` (private to tune/).
  *
  * docs/recipes.md lists every field. A field that nobody knows, a value out of range, a missing field: each is refused by
  * name and line, before anything is read or written. */
 #ifndef MARILL_RECIPE_H
 #define MARILL_RECIPE_H
 
-#include "model/data.h"
+#include "tune/data.h"
 
 typedef enum { RECIPE_TRAIN, RECIPE_TUNE } RecipeKind;
 

@@ -1,4 +1,4 @@
-/* train.h - differentiating the network and stepping its parameters (private to model/).
+/* train.h - differentiating the network and stepping its parameters (private to tune/).
  *
  * A *batch* is some thousand tokens of whole samples. Each thread takes a share of the samples, cuts it into *packs* that
  * fit its scratch, runs every pack forward and backward, and adds to gradients of its own; then the gradients are added up
@@ -13,8 +13,8 @@
 #ifndef MARILL_TRAIN_H
 #define MARILL_TRAIN_H
 
-#include "model/data.h"
-#include "model/recipe.h"
+#include "tune/data.h"
+#include "tune/recipe.h"
 
 // ---- parameters ------------------------------------------------------------------------------------------------------
 

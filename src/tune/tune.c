@@ -2,7 +2,7 @@
  *
  * The layers below the cut stay as they are, which is what makes them public: a client can run them by itself. */
 #include "model/layers.h"
-#include "model/train.h"
+#include "tune/train.h"
 
 #include <math.h>
 

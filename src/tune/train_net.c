@@ -3,7 +3,7 @@
  * Layer by layer, with the layer's activations kept for the way back. Layers below the cut share one set of activations,
  * since nobody comes back for them. Runs on the thread that calls it (see train.h). */
 #include "model/layers.h"
-#include "model/train.h"
+#include "tune/train.h"
 
 #include <math.h>
 #include <string.h>

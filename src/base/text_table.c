@@ -1,5 +1,5 @@
-/* data_table.c - a set of strings, numbered. */
-#include "model/data_table.h"
+/* text_table.c - a set of strings, numbered. */
+#include "base/text_table.h"
 
 #include <string.h>
 
