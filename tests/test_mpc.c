@@ -280,7 +280,8 @@ static void attention(Party *p)
     uint64_t x[KNOWN * DIM];
     for (size_t i = 0; i < KNOWN * DIM; i++) x[i] = ring_from_real(known(i), 10);
     bool knows = p->role == ROLE_SERVER || p->role == ROLE_CLEAR;
-    Cache *keys = cache_new(e, &p->session, 16, DIM, 33, 10);
+    Cache *keys = cache_new(&p->session, 16, DIM, 33, 10);
+    CHECK_OK(cache_reserve(e, &p->session, &keys, 1, KNOWN + ROWS));
     Opened *ko = server_open(e, known_at, 33, 10, knows ? x : NULL);
     Opened *q = wire_open(e, input(p, HEADS * DIM, 33, 10, query)), *k = wire_open(e, input(p, DIM, 33, 10, key));
     CHECK_OK(engine_exchange(e, "q k"));

@@ -379,30 +379,61 @@ TEST(plans_of_sessions_beyond_all_memory_are_refused)
     }
 }
 
-/* T with less memory than the plan's session needs: an error, and no abort. */
+/* Memory that a plan's matrices take is asked for at the start, that of its keys and values as a conversation grows. */
 TEST(a_session_without_memory_fails)
 {
-    static const struct { uint32_t context; Private private_part; const char *wrong; } some[] = {
-        {4096, PRIVATE_LORA, "no memory for keys and values of 4096 positions"}, {16, PRIVATE_LAYERS, "no memory for the masked matrix of layer"}};
+    ModelConfig c;
+    Plan p;
+    Arena a;
+    SecureNet *net;
 #ifdef __SANITIZE_ADDRESS__
     SKIP("the sanitizer maps more than the limit");
 #endif
     CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){UINT64_C(2) << 30, UINT64_C(2) << 30}) == 0);
-    for (int i = 0; i < 2; i++) {
-        ModelConfig c;
-        Plan p;
-        Arena a;
-        SecureNet *net;
-        CHECK_OK(shape_config("llama2-7b", &c));
-        PlanOptions o = {.context = some[i].context, .private_part = some[i].private_part};
+    CHECK_OK(shape_config("llama2-7b", &c));
+    for (Private private_part = PRIVATE_LORA; private_part <= PRIVATE_LAYERS; private_part++) {
+        PlanOptions o = {.context = private_part == PRIVATE_LORA ? 4096 : 16, .private_part = private_part};
         CHECK_OK(plan_assume(&p, &c, &o, 0));
         arena_init(&a, false);
         Engine *e = engine_new(ROLE_THIRD, NULL, NULL);
-        CHECK_FAILS(secure_new(&net, e, &a, &c, &p, NULL, NULL), some[i].wrong);
+        Result r = secure_new(&net, e, &a, &c, &p, NULL, NULL);
+        if (private_part == PRIVATE_LAYERS) CHECK_FAILS(r, "no memory for the masked matrix of layer");
+        else {
+            static const uint8_t keys[3000][KEY_BYTES];
+            Wire out;
+            CHECK_OK(r);
+            CHECK_OK(secure_room(net, 1, 1, true));
+            CHECK_FAILS(secure_room(net, 4094, 1, true), "no memory for a batch of 1 positions after 4094");
+            engine_begin(e, 3000, 0, keys, keys);
+            CHECK_FAILS(secure_layers(net, 3000, NULL, NULL, &out), "no memory for a batch of 3000 positions");
+            CHECK_FAILS(engine_end(e), "no memory for a batch of 3000 positions");
+        }
         engine_free(e);
         arena_free(&a);
         plan_free(&p);
     }
+}
+
+TEST(caches_without_memory_stay_as_they_were)
+{
+    enum { POSITIONS = 1 << 20, WIDTH = 4096, PAGE_BYTES = 64 * WIDTH * 8 };
+    Arena a;
+#ifdef __SANITIZE_ADDRESS__
+    SKIP("the sanitizer maps more than the limit");
+#endif
+    CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){UINT64_C(2) << 30, UINT64_C(2) << 30}) == 0);
+    arena_init(&a, false);
+    Engine *e = engine_new(ROLE_THIRD, NULL, NULL);
+    Cache *k[2] = {cache_new(&a, POSITIONS, WIDTH, 30, 10), cache_new(&a, POSITIONS, WIDTH, 30, 10)};
+    CHECK_OK(cache_reserve(e, &a, k, 2, 1));
+    CHECK_EQUAL(0, cache_missing(e, k, 2, 64));
+    CHECK_EQUAL(2 * PAGE_BYTES, cache_missing(e, k, 2, 65));
+    CHECK_FAILS(cache_reserve(e, &a, k, 2, POSITIONS), "no memory for keys and values of 1048576 positions");
+    CHECK_EQUAL(2 * PAGE_BYTES, cache_missing(e, k, 2, 65));
+    CHECK_OK(cache_reserve(e, &a, k, 2, 65));
+    CHECK_EQUAL(0, cache_missing(e, k, 2, 128));
+    engine_free(e);
+    arena_free(&a);
 }
 
 /* A batch that a sound plan has room for may still be more than a machine has. */

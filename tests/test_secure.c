@@ -31,11 +31,15 @@ typedef struct Case {
 #define NARROW_SHAPE {.width = 12, .layers = 1, .heads = 1, .kv_heads = 1, .head_dim = 2, .ffn = 1, .vocab = 17, .context = 12, \
                       .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
 
+#define LONG_SHAPE {.width = 16, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 6, .ffn = 20, .vocab = 17, .context = 230, \
+                    .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
+
 static Model model;
 static Adapter adapter;
 static Plan plan;
 static const Adapter *with;                    // the adapter, or NULL
-static int32_t tokens[4096], prefix[8];         // prefix: of the known positions
+enum { KNOWN_MOST = 80 };
+static int32_t tokens[4096], prefix[KNOWN_MOST];// prefix: of the known positions
 static uint32_t head_order[4 * 8];
 
 /* A random permutation of the key-value heads for each layer. */
@@ -68,7 +72,7 @@ static void setup(const Case *c)
     for (size_t i = 0; i < 600; i++) tokens[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
     PlanOptions o = {.frozen = c->frozen, .prefer = c->prefer, .private_part = c->private_part};
     prefix[0] = c->config.bos;
-    for (size_t i = 1; i < 8; i++) prefix[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
+    for (size_t i = 1; i < KNOWN_MOST; i++) prefix[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
     o.prefix = prefix + 1, o.prefix_len = c->more.known;
     o.heads = (HeadGroups){.size = c->more.merge};
     if (c->more.shuffled) o.heads.order = order_random(&c->config, c->config.layers - c->frozen), o.heads.heads = c->config.kv_heads;
@@ -310,6 +314,97 @@ TEST(work_ahead_serves_no_other_position)
         for (size_t j = 0; j < ALL * model.config.vocab; j++) CHECK(run.logits[ROLE_CLEAR][j] == run.logits[ROLE_CLIENT][j]);
         parties_end(party);
     }
+}
+
+// ---- caches that grow ------------------------------------------------------------------------------------------------
+
+/* Contexts of several pages of 64 positions: BOS alone, merged heads, and a known prefix that takes more than a page itself. */
+static const Case long_cases[] = {
+    {LONG_SHAPE, 1, 3, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, false, {0}},
+    {LONG_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, {2, false, 3}},
+    {LONG_SHAPE, 1, 2, 1 << MAT_K | 1 << MAT_O, PREFER_BYTES, PRIVATE_LORA, false, {2, true, 68}}};
+enum { LONG_CASES = sizeof long_cases / sizeof *long_cases, LONG_ROWS = 150 };
+
+TEST(a_conversation_that_grows_is_the_same_at_once)
+{
+    static const size_t batch[] = {58, 1, 1, 1, 1, 1, 1, 1, 60, 1, 3, LONG_ROWS - 129};
+    for (size_t i = 0; i < LONG_CASES; i++) {
+        setup(&long_cases[i]);
+        size_t vocab = model.config.vocab, from = 0;
+        Prompt p = prompt_new(tokens + 40, LONG_ROWS);
+        float *at_once = calloc(LONG_ROWS * vocab, sizeof *at_once), *grown = calloc(LONG_ROWS * vocab, sizeof *grown);
+        Clear c;
+        clear_start(&c);
+        clear_batch(&c, &p, 0, LONG_ROWS, at_once, false);
+        clear_end(&c);
+        clear_start(&c);
+        for (size_t b = 0; b < sizeof batch / sizeof *batch; from += batch[b++])
+            clear_batch(&c, &p, from, batch[b], grown + from * vocab, false);
+        CHECK_EQUAL(LONG_ROWS, from);
+        clear_end(&c);
+        for (size_t j = 0; j < LONG_ROWS * vocab; j++) CHECK(at_once[j] == grown[j]);
+        free(at_once), free(grown);
+    }
+}
+
+/* Over the end of a page, back before it, on in one batch over two more, and from the start again. */
+static void program_long(Party *p)
+{
+    static const struct { size_t rows; int back; } step[] = {{62, -1}, {1, -1}, {1, -1}, {1, -1}, {1, 60}, {2, -1}, {77, -1}, {1, 0}, {4, -1}};
+    Run *run = p->ctx;
+    bool private = p->role == ROLE_SERVER || p->role == ROLE_CLEAR, client = p->role == ROLE_CLIENT || p->role == ROLE_CLEAR;
+    SecureNet *net;
+    Pinned *const *pins;
+    CHECK_OK(secure_new(&net, p->engine, &p->session, &model.config, &plan, private || client ? &model : NULL, private ? with : NULL));
+    for (size_t i = 0, count = secure_pins(net, &pins); i < count; i++) party_pin(p, pins[i]);
+    KnownPrefix known = {run->prompt.keys, run->prompt.values};
+    size_t at = 0, vocab = model.config.vocab;
+    float *logits = run->logits[p->role] = arena_new(&p->session, float, LONG_ROWS * vocab);
+    for (size_t i = 0; i < sizeof step / sizeof *step; at += step[i++].rows) {
+        uint8_t keys[8][KEY_BYTES];
+        segment_keys(keys, at, 8, 1);
+        if (p->role == ROLE_CLIENT && i > 0) CHECK_OK(secure_ahead(net, 8, at, (const uint8_t (*)[KEY_BYTES])keys));
+        party_begin(p, step[i].rows, at);
+        CHECK_OK(secure_forward(net, step[i].rows, client ? run->prompt.x + at * model.config.width : NULL, private ? &known : NULL,
+                                logits + at * vocab, false));
+        if (step[i].back == 0) secure_restart(net);
+        if (step[i].back > 0) secure_truncate(net, plan.known + (uint32_t)step[i].back);
+    }
+    CHECK_EQUAL(LONG_ROWS, at);
+}
+
+TEST(three_parties_agree_while_caches_grow)
+{
+    for (size_t i = 0; i < LONG_CASES; i++) {
+        setup(&long_cases[i]);
+        Run run = {.prompt = prompt_new(tokens + 40, LONG_ROWS)};
+        Party party[5];
+        parties_run(party, program_long, &run);
+        for (size_t j = 0; j < LONG_ROWS * model.config.vocab; j++) CHECK(run.logits[ROLE_CLEAR][j] == run.logits[ROLE_CLIENT][j]);
+        parties_end(party);
+    }
+}
+
+TEST(memory_follows_the_conversation)
+{
+    setup(&long_cases[0]);
+    Prompt p = prompt_new(tokens + 40, LONG_ROWS);
+    Clear c;
+    float *logits = calloc(LONG_ROWS * model.config.vocab, sizeof *logits);
+    size_t page = 64 * model.config.kv_heads * model.config.head_dim * 2 * plan.layers * 3 * sizeof(uint64_t);   // of CLEAR, which keeps most
+    clear_start(&c);
+    size_t before = c.session.used;
+    clear_batch(&c, &p, 0, 10, logits, false);
+    CHECK_EQUAL(before + page, c.session.used);
+    clear_batch(&c, &p, 10, 64 - 10 - plan.known, logits, false);
+    CHECK_EQUAL(before + page, c.session.used);
+    clear_batch(&c, &p, 64 - plan.known, 1, logits, false);
+    CHECK_EQUAL(before + 2 * page, c.session.used);
+    secure_restart(c.net);
+    clear_batch(&c, &p, 0, 100, logits, false);
+    CHECK_EQUAL(before + 2 * page, c.session.used);
+    clear_end(&c);
+    free(logits);
 }
 
 // ---- the secure layers alone -----------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
  * plan_check walks through the layer as secure_layer.c does and proves, by intervals, that inside the planned bounds no
  * wire leaves its ring, that no local shift takes more bits than there are, and that every table's words fit their
  * columns. A plan read from a file may ask for anything: what passes here can neither abort a move nor ask for more memory
- * than the limits below (a session that finds less fails: secure_new; a batch has a limit of its own: secure_room). Whether it is accurate is for calibration to see; whether it is the agreed one, for the hash. */
+ * than the limits below (a session that finds less fails: secure_new; a batch, and the keys and values up to its end, have a check
+ * of their own: secure_room). Whether it is accurate is for calibration to see; whether it is the agreed one, for the hash. */
 #include <math.h>
 #include <stdio.h>
 #include "model/head_groups.h"
@@ -11,8 +12,8 @@
 
 enum { MOST_CONTEXT = 1 << 17, MOST_RANK = 4096, MOST_LAYERS = 1024 };
 static const double most_table_bytes = 0x1p31, wide_table_bytes = 0x1p23;   // of all tables that are kept; a wide one is not
-/* What a session keeps grows with products of bounded numbers, which have bounds of their own: keys and values at T (llama2-7b at
- * 4,096 positions: 2^34 bytes), its masked matrices (all of llama2-7b's: 5.2e10), and the words of an angle table. */
+/* What a session keeps grows with products of bounded numbers, which have bounds of their own: keys and values at C and S (llama2-7b
+ * at 4,096 positions: 2^34 bytes), its masked matrices (all of llama2-7b's: 5.2e10), and the words of an angle table. */
 static const double most_cache_bytes = 0x1p35, most_pinned_bytes = 0x1p36, most_angles = 0x1p24;
 
 void plan_free(Plan *p)

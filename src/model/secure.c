@@ -135,9 +135,8 @@ static CHECKED Result layer_new(SecureNet *s, Arena *session, const Model *m, co
     orders_new(s, l, session, layer);
     for (MatrixKind k = 0; k < MAT_COUNT && holds_private(s); k++) GUARD(bias_new(s, l, session, m, a, layer, k));
     size_t kv = (size_t)c->kv_heads * c->head_dim;
-    l->keys = cache_new(s->e, session, s->plan->context, kv, p->key.n, p->key.f);
-    l->values = cache_new(s->e, session, s->plan->context, kv, p->value.n, p->value.f);
-    if (!l->keys || !l->values) return fail(FAIL_SYSTEM, "there is no memory for keys and values of %u positions", s->plan->context);
+    s->cache[s->caches++] = l->keys = cache_new(session, s->plan->context, kv, p->key.n, p->key.f);
+    s->cache[s->caches++] = l->values = cache_new(session, s->plan->context, kv, p->value.n, p->value.f);
     return OK;
 }
 
@@ -163,13 +162,14 @@ static CHECKED Result adapter_fits(const Plan *p, const ModelConfig *c, const Ad
 Result secure_new(SecureNet **out, Engine *e, Arena *session, const ModelConfig *c, const Plan *p, const Model *m, const Adapter *a)
 {
     SecureNet *s = *out = arena_new(session, SecureNet, 1);
-    s->e = e, s->config = *c, s->plan = p;
+    s->e = e, s->session = session, s->config = *c, s->plan = p;
     ASSERT(!holds_public(s) || m);
     GUARD(plan_check(p, c));
     if (holds_private(s)) GUARD(adapter_fits(p, c, a));
     s->tables = tables_new(p, &s->table, session);
     s->layer = arena_new(session, LayerNet, p->layers);
     s->pin = arena_new(session, Pinned *, (size_t)p->layers * PIN_COUNT);
+    s->cache = arena_new(session, Cache *, (size_t)p->layers * 2);
     for (uint32_t l = 0; l < p->layers; l++) GUARD(layer_new(s, session, m, a, l));
     s->head = (PublicMatrix){c->vocab, c->width, p->head_f, NULL, NULL, NULL};
     if (holds_public(s)) GUARD(public_head(&s->head, p, m, session));
@@ -188,7 +188,7 @@ uint32_t secure_past(const SecureNet *s) { return s->past; }
 
 void secure_truncate(SecureNet *s, uint32_t past)
 {
-    for (uint32_t l = 0; l < s->plan->layers; l++) cache_truncate(s->layer[l].keys, past), cache_truncate(s->layer[l].values, past);
+    for (size_t i = 0; i < s->caches; i++) cache_truncate(s->cache[i], past);
     s->past = past;
 }
 
@@ -292,7 +292,9 @@ Result secure_room(const SecureNet *s, uint32_t past, size_t rows, bool last_onl
     double words = batch_words(s->plan, &s->config, past, rows, last_only);
     if (words > most_batch_words)
         return fail(FAIL_DATA, "a batch of %zu positions after %u is too large: a tensor of %.0f words", rows, past, words);
-    if (words < small_batch_words || memory_left((size_t)words * BATCH_TENSORS * sizeof(uint64_t))) return OK;
+    size_t bytes = words < small_batch_words ? 0 : (size_t)words * BATCH_TENSORS * sizeof(uint64_t);
+    bytes += cache_missing(s->e, s->cache, s->caches, past + rows);
+    if (bytes == 0 || memory_left(bytes)) return OK;
     return fail(FAIL_SYSTEM, "there is no memory for a batch of %zu positions after %u", rows, past);
 }
 
@@ -306,7 +308,8 @@ static CHECKED Result layers_forward(SecureNet *s, size_t rows, const float *x, 
     if (rows > p->context - past) {
         return fail(FAIL_DATA, "%zu positions after %u do not fit the plan's context of %u", rows, past, p->context);
     }
-    if (engine_role(e) != ROLE_COUNT) GUARD(secure_room(s, past, rows, last_only));
+    if (engine_role(e) != ROLE_COUNT) GUARD(engine_refuse(e, secure_room(s, past, rows, last_only)));
+    GUARD(engine_refuse(e, cache_reserve(e, s->session, s->cache, s->caches, past + rows)));
     uint64_t *words = NULL;
     if (client) GUARD(cut_words(s, &words, x, rows));
     s->past = past;

@@ -126,8 +126,9 @@ size_t secure_pins(const SecureNet *s, Pinned *const **pins);
  * and CLEAR, for the first batch only: keys and values of the plan's known positions, from plain_keys / plain_values of each
  * secure layer ([layer - frozen], (known, kv_heads * head_dim)). logits: C and CLEAR, (rows, vocab), or of the last row alone
  * if last_only. Costs layers * 18 (23) + 5 exchanges. */
-/* Whether a batch of `rows` positions after `past` is one that this machine has the memory for. secure_forward asks the same;
- * who has promises to keep asks before it makes them. */
+/* Whether a batch of `rows` positions after `past` is one that this machine has the memory for, and for the keys and values up to
+ * its end, which get theirs as the conversation grows. secure_forward asks the same; who has promises to keep asks before it
+ * makes them. */
 CHECKED Result secure_room(const SecureNet *s, uint32_t past, size_t rows, bool last_only);
 typedef struct KnownPrefix { const float *const *keys, *const *values; } KnownPrefix;
 CHECKED Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, float *logits, bool last_only);

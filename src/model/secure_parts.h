@@ -123,6 +123,7 @@ typedef struct LayerNet {
 
 struct SecureNet {
     Engine *e;
+    Arena *session;
     ModelConfig config;
     const Plan *plan;
     uint32_t past;
@@ -134,6 +135,8 @@ struct SecureNet {
     size_t tables;
     Pinned **pin;                              // in the order of the setup message
     size_t pins;
+    Cache **cache;                             // keys and values of every layer
+    size_t caches;
 };
 
 /* One secure layer: x := its output. known: S and CLEAR, where the layer's first exchange enters the known prefix. */

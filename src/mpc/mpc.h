@@ -150,9 +150,13 @@ Wire opened_sumsq(Engine *e, Opened *o, unsigned n, unsigned ring);
 
 /* Opened rows that stay: keys or values of earlier positions, each under its own mask for life. */
 typedef struct Cache Cache;
-/* NULL: there is no memory for it. 16 bytes a position and column. */
-Cache *cache_new(Engine *e, Arena *session, size_t positions, size_t width, unsigned n, unsigned f);
-void cache_append(Engine *e, Cache *k, const Opened *o);      // all rows of o
+/* Empty, and without memory for rows: cache_reserve gives it that, up to `positions`. */
+Cache *cache_new(Arena *session, size_t positions, size_t width, unsigned n, unsigned f);
+/* Room for at least so many positions in each of the caches, in steps of 64; fails, and changes nothing, where there is no memory
+ * for all of it. What a cache holds stays where it lies. A position and column take 16 bytes at C and S, 8 at T. */
+CHECKED Result cache_reserve(const Engine *e, Arena *session, Cache *const *caches, size_t count, size_t positions);
+size_t cache_missing(const Engine *e, Cache *const *caches, size_t count, size_t positions);   // bytes that this would take
+void cache_append(Engine *e, Cache *k, const Opened *o);      // all rows of o, which there is room for (COUNT: always)
 void cache_truncate(Cache *k, size_t positions);              // forgets all rows but the first ones, and wipes them
 /* The scores of every row against the cache, whose last rows are the batch's own: causal. q (rows, heads * dim); result
  * ragged, row i: (heads, len - rows + i + 1). One dealt word a score, in the ring of q. Queries of `heads` heads share

@@ -215,6 +215,7 @@ static Result conversation_reserve(Session *s, const Begin *b)
                     s->p->b->plan.context);
     uint64_t count = (uint64_t)b->rows + b->more;
     GUARD(secure_room(s->p->net, s->p->b->plan.known, b->rows, !b->every));
+    if (b->more) GUARD(secure_room(s->p->net, s->p->b->plan.known + b->rows + b->more - 1, 1, true));
     s->more = b->more;
     s->asked = s->steps = 0;
     GUARD(segments_check(s->segments, count));
