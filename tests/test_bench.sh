@@ -43,7 +43,17 @@ fields tokens setting seconds plain_seconds cpu_seconds client server third exch
 
 mkdir "$tmp/results"
 cp "$tmp/out" "$tmp/results/block.json"
-expect 0 "| third" "$marill" bench report "$tmp/results"
+expect 0 "| case | s | float, s |" "$marill" bench report "$tmp/results"
+expect 0 "## 6. Seconds" "$marill" bench report "$tmp/results"
+grep -q "## 1" "$tmp/out" && complain "a section without results is printed"
+printf '%s' '{"bench":"block","asked":[{"name":"exchanges","value":19,"asked":17,"met":false}]}' > "$tmp/results/block-gpt2-small-3pc-exchanges.json"
+printf '%s' '{"figures":[{"name":"sums","best":3,"unit":"GB/s","of":"loads","share":0.25,"ask":"share","asked":0.6,"met":false}]}' > "$tmp/results/lookup.json"
+printf '%s' '{"bench":"generate","to_plain":{"token":4.5},"peak_rss_beyond_map_mb":{"client":1,"server":2000,"third":3}}' \
+    > "$tmp/results/generate-open-llama-3b-dealer.json"
+expect 0 "| <= 17 |  | 19 |  |  | [**no**]" "$marill" bench report "$tmp/results"
+expect 0 ">= 60 % | 25 % of loads | [**no**]" "$marill" bench report "$tmp/results"
+expect 0 "| <= 4 | 4.5 | [**no**]" "$marill" bench report "$tmp/results"
+expect 0 "| <= 2000 | 1, 2000, 3 | yes |" "$marill" bench report "$tmp/results"
 expect 0 "gpt2-small 4" "$marill" bench pick "$tmp/results/block.json" shape tokens
 expect 1 "there is no value" "$marill" bench pick "$tmp/results/block.json" shape nothing.at.all
 expect 1 "No such file" "$marill" bench report "$tmp/none"

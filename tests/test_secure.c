@@ -350,7 +350,8 @@ TEST(a_conversation_that_grows_is_the_same_at_once)
 /* Over the end of a page, back before it, on in one batch over two more, and from the start again. */
 static void program_long(Party *p)
 {
-    static const struct { size_t rows; int back; } step[] = {{62, -1}, {1, -1}, {1, -1}, {1, -1}, {1, 60}, {2, -1}, {77, -1}, {1, 0}, {4, -1}};
+    static const struct { size_t rows; int back; } step[] = {{62, -1}, {1, -1}, {1, -1}, {1, -1}, {1, 60}, {2, -1},
+                                                              {77, -1}, {1, 0}, {4, -1}};
     Run *run = p->ctx;
     bool private = p->role == ROLE_SERVER || p->role == ROLE_CLEAR, client = p->role == ROLE_CLIENT || p->role == ROLE_CLEAR;
     SecureNet *net;
