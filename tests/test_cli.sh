@@ -104,16 +104,16 @@ expect 0 "100.00%" "$marill" eval --model "$model" --plan "$tmp/known.json" --se
 expect 2 "leaves no room" "$marill" calibrate --model "$model" --text "$tmp/text" --context 4 --known-prefix "Once upon a time" --out "$tmp/no.json"
 # heads merged by marill.json: in the plan, and in the float network that a run is compared with
 cp -r "$model" "$tmp/grouped"
-echo '{"merge": 2}' > "$tmp/grouped/marill.json"
+echo '{"variant": {"merge": 2}}' > "$tmp/grouped/marill.json"
 expect 0 "$tmp/grouped.json" "$marill" calibrate --model "$tmp/grouped" --text "$tmp/text" --context 128 --out "$tmp/grouped.json"
 grep -q '"merge": 2' "$tmp/grouped.json" || complain "the plan merges no heads"
 expect 0 "same likeliest token" "$marill" eval --model "$tmp/grouped" --plan "$tmp/grouped.json" --setting clear --text "$tmp/text" --limit 20
-echo '{"head_groups": [[[0, 2], [1, 3]]]}' > "$tmp/grouped/marill.json"
-expect 2 "groups heads from layer" "$marill" calibrate --model "$tmp/grouped" --text "$tmp/text" --context 128 --out "$tmp/no.json"
+echo '{"variant": {"head_groups": [[[0, 2], [1, 3]]]}}' > "$tmp/grouped/marill.json"
+expect 2 "a variant from layer" "$marill" calibrate --model "$tmp/grouped" --text "$tmp/text" --context 128 --frozen 0 --out "$tmp/no.json"
 last=$(($(grep -o '"num_hidden_layers": *[0-9]*' "$model/config.json" | grep -o '[0-9]*$') - 1))
 expect 0 "$tmp/lists.json" "$marill" calibrate --model "$tmp/grouped" --text "$tmp/text" --context 128 --frozen $last --out "$tmp/lists.json"
 grep -q '"head_groups"' "$tmp/lists.json" || complain "the plan has no groups of heads"
-echo '{"merge": 3}' > "$tmp/grouped/marill.json"
+echo '{"variant": {"merge": 3}}' > "$tmp/grouped/marill.json"
 expect 2 "does not divide" "$marill" run --model "$tmp/grouped" --setting plain --prompt x
 expect 0 "$tmp/merged" "$marill" export --merged "$tmp/merged" --model "$model"
 expect 0 "there was a little" "$marill" run --model "$tmp/merged" --setting plain --prompt "Once upon a time" --max-tokens 20

@@ -38,7 +38,7 @@ static const ModelConfig *make_form(Plan *p, int form)
     adapter = (Adapter){0};
     random_model(&model, &gpt2_shape, 1.5);
     for (size_t i = 0; i < 400; i++) tokens[i] = 3 + (int32_t)(test_random() * 27);
-    PlanOptions o = {.context = 40, .prefer = prefer, .private_part = PRIVATE_LAYERS, .heads = {.size = 2, .order = order, .heads = 4}};
+    PlanOptions o = {.context = 40, .prefer = prefer, .private_part = PRIVATE_LAYERS, .variant.heads = {.size = 2, .order = order, .heads = 4}};
     CHECK_OK(plan_make(p, &model, NULL, &o, tokens, 400));
     return &gpt2_shape;
 }
@@ -83,7 +83,7 @@ TEST(groups_of_heads)
 {
     static const uint32_t order[] = {1, 0, 0, 1}, twice[] = {1, 0, 1, 1};
     Plan p, q;
-    PlanOptions o = {.context = 40, .heads = {.size = 2, .order = order, .heads = 2}}, one = {.context = 40, .heads.size = 1}, none = {.context = 40};
+    PlanOptions o = {.context = 40, .variant.heads = {.size = 2, .order = order, .heads = 2}}, one = {.context = 40, .variant.heads.size = 1}, none = {.context = 40};
     CHECK_OK(plan_assume(&p, &shape, &o, 2));
     Buffer a = text_of(&p);
     CHECK(strstr((char *)a.data, "head_groups") != NULL);
@@ -97,10 +97,10 @@ TEST(groups_of_heads)
     q.heads.order = NULL, q.heads.size = 3;
     CHECK_FAILS(plan_check(&q, &shape), "merged heads");
     plan_free(&p), plan_free(&q), buffer_free(&a), buffer_free(&b);
-    o.heads.order = twice;
-    CHECK_FAILS(plan_assume(&p, &shape, &o, 2), "does not name each head once");
+    o.variant.heads.order = twice;
+    CHECK_FAILS(plan_assume(&p, &shape, &o, 2), "names head");
     plan_free(&p);
-    o.heads.order = NULL, o.heads.size = 3;
+    o.variant.heads.order = NULL, o.variant.heads.size = 3;
     CHECK_FAILS(plan_assume(&p, &shape, &o, 2), "does not divide");
     plan_free(&p);
     CHECK_FAILS(plan_assume(&p, &gpt2_shape, &none, 2), "all weights of its secure layers private");

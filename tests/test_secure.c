@@ -74,8 +74,9 @@ static void setup(const Case *c)
     prefix[0] = c->config.bos;
     for (size_t i = 1; i < KNOWN_MOST; i++) prefix[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
     o.prefix = prefix + 1, o.prefix_len = c->more.known;
-    o.heads = (HeadGroups){.size = c->more.merge};
-    if (c->more.shuffled) o.heads.order = order_random(&c->config, c->config.layers - c->frozen), o.heads.heads = c->config.kv_heads;
+    HeadGroups *g = &o.variant.heads;
+    g->size = c->more.merge;
+    if (c->more.shuffled) g->order = order_random(&c->config, c->config.layers - c->frozen), g->heads = c->config.kv_heads;
     CHECK_OK(plan_make(&plan, &model, with, &o, tokens, 600));
 }
 
@@ -94,7 +95,8 @@ static Prompt prompt_new(const int32_t *ids, size_t rows)
     p.want = arena_new(&prompt_arena, float, (rows + plan.known) * c->vocab);
     int32_t *all = arena_new(&prompt_arena, int32_t, rows + plan.known);
     for (uint32_t i = 0; i < plan.known; i++) all[i] = prefix[i];
-    plain_merge(p.state, &plan.heads);
+    Variant variant = plan_variant(&plan);
+    plain_vary(p.state, &variant);
     memcpy(all + plan.known, ids, rows * sizeof *ids);
     CHECK_OK(plain_forward(p.state, p.want, all, rows + plan.known));
     PlainState *cut = plain_new(&model, with, plan.context, &prompt_arena);

@@ -87,7 +87,7 @@ static Result block_plan(Bench *n)
         tokens[i] = (int32_t)((state >> 33) % b->config.vocab);
     }
     PlanOptions o = {.context = (uint32_t)all, .prefer = (Prefer)n->k->prefer, .private_part = b->rank ? PRIVATE_LORA : PRIVATE_LAYERS,
-                     .heads.size = (uint32_t)n->k->merge};
+                     .variant.heads.size = (uint32_t)n->k->merge};
     GUARD(plan_make(&b->plan, &n->model, b->rank ? &n->adapter : NULL, &o, tokens, calibration));
     b->x = arena_new(&n->arena, float, all * b->config.width);
     n->want = arena_new(&n->arena, float, b->rows * b->config.width);
@@ -296,7 +296,8 @@ static Result block_measure(Bench *n)
         threads_start(b->threads);
         block_model(&n->model, &n->adapter, b, true);
         n->plain = plain_new(&n->model, b->rank ? &n->adapter : NULL, b->config.context, &n->arena);
-        plain_merge(n->plain, &b->plan.heads);
+        Variant variant = plan_variant(&b->plan);
+        plain_vary(n->plain, &variant);
         plain_past_fill(n);
         r = repeat_all(n);
     }

@@ -34,7 +34,7 @@ static Result count(Counted *out, const Case *k, const char *shape)
     Cost cost;
     GUARD(shape_config(shape, &c));
     PlanOptions o = {.context = k->context, .frozen = (uint32_t)(k->frozen * c.layers), .prefer = k->prefer,
-                     .private_part = PRIVATE_LORA, .heads.size = k->merge};
+                     .private_part = PRIVATE_LORA, .variant.heads.size = k->merge};
     GUARD(plan_assume(&p, &c, &o, RANK));
     Result r = plan_cost_layers(&cost, &p, &c, k->past, 1);
     if (!failed(r)) {

@@ -176,7 +176,7 @@ static CHECKED Result plan_of(const Generate *g, Plan *p, ModelConfig *c, uint32
     *c = g->config;
     c->layers = g->frozen + layers;
     PlanOptions o = {.context = g->context, .frozen = g->frozen, .prefer = (Prefer)k->prefer, .private_part = (Private)k->private,
-                     .weight_bits = 8, .heads.size = (uint32_t)k->merge};
+                     .weight_bits = 8, .variant.heads.size = (uint32_t)k->merge};
     GUARD(plan_assume(p, c, &o, (uint32_t)k->rank));
     p->known = g->known;
     if (p->known > 1 && !k->past) p->known_token = g->ids;
@@ -228,7 +228,8 @@ static CHECKED Result tokens_check(const Generate *g, Session *s, const Bundle *
     arena_init(&a, false);
     synthetic_factors(&factors, &client->plan, c, k->seed);
     PlainState *state = plain_new(&client->model, client->plan.rank ? &factors : NULL, g->context, &a);
-    plain_merge(state, &client->plan.heads);
+    Variant variant = plan_variant(&client->plan);
+    plain_vary(state, &variant);
     size_t first = g->known + k->prompt;
     float *x = arena_new(&a, float, first * c->width), *want = arena_new(&a, float, c->vocab);
     double squares = 0, most = 0;

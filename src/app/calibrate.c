@@ -1,11 +1,10 @@
 /* calibrate.c - plans: making them, finding the one to run with, predicting costs from them. */
 #include "app/app.h"
-#include "model/head_groups.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { CONFIG_LIMIT = 1 << 20, TEXT_LIMIT = 1 << 28, TEMPLATE_LIMIT = 1 << 16 };
+enum { CONFIG_LIMIT = 1 << 20, TEXT_LIMIT = 1 << 28, MARILL_LIMIT = 1 << 22 };
 
 /* Plain prose, in the languages of the embedded model, long and varied enough to show a network's ranges. */
 const char calibration_text[] =
@@ -57,27 +56,12 @@ static Result tokenizer_open(Tokenizer **out, const char *model_dir)
     return r;
 }
 
-/* "merge": M or "head_groups": lists for the uppermost layers, of marill.json in the first of these folders that has one. first:
- * the layer from which `merge` counts. */
-static Result heads_load(HeadGroups *out, const char *const folders[2], const ModelConfig *c, uint32_t first, Arena *a)
+/* Of the adapter folder's marill.json, or else of the model folder's. */
+static Result variant_find(Variant *out, const char *model_dir, const char *adapter_dir, const ModelConfig *c, uint32_t first, Arena *a)
 {
-    *out = (HeadGroups){.first = first};
-    for (size_t i = 0; i < 2; i++) {
-        const char *path = folders[i] ? arena_format(a, "%s/marill.json", folders[i]) : NULL;
-        if (!path || !file_exists(path)) continue;
-        Json *root;
-        GUARD(json_read(&root, path, TEMPLATE_LIMIT));
-        const Json *lists = json_find(root, "head_groups");
-        size_t layers = lists ? json_count(lists) : 0;
-        Result r = json_get_u32_or(&out->size, root, "merge", 0, 1024, 0);
-        if (!failed(r) && lists) r = head_groups_read(out, lists, (uint32_t)layers, a);
-        if (!failed(r) && layers > c->layers) r = fail(FAIL_DATA, "head_groups is for %zu layers of %u", layers, c->layers);
-        if (!failed(r) && lists) out->first = c->layers - (uint32_t)layers;
-        if (!failed(r)) r = head_groups_check(out, c, (uint32_t)layers);
-        json_free(root);
-        return fail_in(r, "%s", path);
-    }
-    return OK;
+    *out = (Variant){0};
+    if (adapter_dir) GUARD(variant_load(out, adapter_dir, c, first, a));
+    return variant_changes(out) ? OK : variant_load(out, model_dir, c, first, a);
 }
 
 Result bundle_load_plain(Bundle *b, const char *model_dir, const char *adapter_dir)
@@ -89,7 +73,7 @@ Result bundle_load_plain(Bundle *b, const char *model_dir, const char *adapter_d
     b->plan.context = c->context, b->plan.known = 1;
     b->has_adapter = adapter_dir != NULL;
     if (adapter_dir) GUARD(adapter_load(&b->adapter, adapter_dir, c));
-    GUARD(heads_load(&b->plan.heads, (const char *const[]){adapter_dir, model_dir}, c, adapter_dir ? b->adapter.first : 0, &b->plan.arena));
+    GUARD(variant_find(&b->variant, model_dir, adapter_dir, c, adapter_dir ? b->adapter.first : 0, &b->plan.arena));
     GUARD(tokenizer_open(&b->tokenizer, model_dir));
     if (tokenizer_vocab(b->tokenizer) > c->vocab)
         return fail(FAIL_DATA, "%s/tokenizer.model has %u tokens, the model has %u", model_dir, tokenizer_vocab(b->tokenizer), c->vocab);
@@ -131,7 +115,7 @@ Result template_load(const char **out, const char *const *folders, size_t count,
         const char *path = arena_format(a, "%s/marill.json", folders[i]), *text, *hole;
         if (!file_exists(path)) continue;
         Json *root;
-        GUARD(json_read(&root, path, TEMPLATE_LIMIT));
+        GUARD(json_read(&root, path, MARILL_LIMIT));
         Result r = json_get_text_or(&text, root, "template", "{}");
         if (!failed(r)) {
             hole = strstr(text, "{}");
@@ -220,15 +204,17 @@ static Result plan_make_temporary(const char **out, const PlanWish *w, const Mod
     return OK;
 }
 
-/* Without a wish: the first layer with factors, under an adapter; no layer, without one. */
+/* Without a wish: the first layer with factors, under an adapter; without one, the first that a variant concerns, or no layer. */
 static Result frozen_default(uint32_t *out, const PlanWish *w, const ModelConfig *c)
 {
-    *out = 0;
-    if (!w->adapter) return OK;
-    Adapter a;
-    Result r = adapter_load(&a, w->adapter, c);
-    if (!failed(r)) *out = a.first;
-    adapter_free(&a);
+    Arena arena;
+    Adapter a = {0};
+    Variant v = {0};
+    arena_init(&arena, false);
+    Result r = w->adapter ? adapter_load(&a, w->adapter, c) : variant_find(&v, w->model, NULL, c, 0, &arena);
+    *out = w->adapter ? a.first : variant_changes(&v) ? v.first : 0;
+    if (w->adapter) adapter_free(&a);
+    arena_free(&arena);
     return r;
 }
 
@@ -265,7 +251,8 @@ const char calibrate_usage[] =
     "  --prefer exchanges|bytes     (exchanges)\n"
     "  --known-prefix TEXT          both parties know this text, which comes before every prompt: it costs nothing at the client\n"
     "  --known-prefix-file FILE     the same, from a file\n"
-    "  Heads are merged as marill.json says: {\"merge\": 4}, or {\"head_groups\": ..}, lists of heads for each secure layer.\n"
+    "  Heads are merged as marill.json says: {\"variant\": {\"merge\": 4}}, or {\"variant\": {\"head_groups\": ..}}, lists of heads for\n"
+    "  each secure layer.\n"
     "  --out FILE                   (marill-plan.json of the adapter folder, or of the model folder)\n";
 
 static Result text_tokens(int32_t **ids, size_t *count, const Tokenizer *t, const char *path, const char *builtin, Arena *a)
@@ -318,13 +305,14 @@ static Result plan_options(PlanOptions *o, const Bundle *b, const CalibrateArgs 
 {
     *o = (PlanOptions){.context = (uint32_t)k->context, .prefer = (Prefer)k->prefer, .private_part = PRIVATE_LAYERS};
     if (b->has_adapter) o->frozen = b->adapter.first, o->private_part = PRIVATE_LORA;
+    else if (variant_changes(&b->variant)) o->frozen = b->variant.first;
     if (k->private_given) o->private_part = (Private)k->private;
     GUARD(prefix_tokens(o, b, k, a));
     if (o->private_part == PRIVATE_LORA && !b->has_adapter) return fail(FAIL_USE, "--private lora needs an --adapter");
     if (k->frozen_given) GUARD(frozen_count(&o->frozen, k->frozen, b->model.config.layers));
-    o->heads = b->plan.heads;
-    if (o->heads.order && o->heads.first != o->frozen)
-        return fail(FAIL_USE, "marill.json groups heads from layer %u on, and %u layers are frozen", o->heads.first, o->frozen);
+    o->variant = b->variant;
+    if (variant_changes(&o->variant) && o->variant.first != o->frozen)
+        return fail(FAIL_USE, "marill.json has a variant from layer %u on, and %u layers are frozen", o->variant.first, o->frozen);
     return OK;
 }
 

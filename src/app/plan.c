@@ -112,7 +112,7 @@ static Result shape_plan(Plan *out, ModelConfig *c, const PlanArgs *k, const Opt
     GUARD(shape_config(k->shape, c));
     PlanOptions o = {.context = k->context ? (uint32_t)k->context : 128,
                      .prefer = (Prefer)k->prefer,
-                     .heads.size = (uint32_t)k->merge,
+                     .variant.heads.size = (uint32_t)k->merge,
                      .private_part = k->rank ? PRIVATE_LORA : PRIVATE_LAYERS,
                      .weight_bits = k->bytes ? 8 : 16};
     if (option_given(options, "--private") && k->private == PRIVATE_LORA && !k->rank)

@@ -174,7 +174,8 @@ static CHECKED Result run_text(Watcher *w, const int32_t *tokens, size_t count, 
     float *logits = arena_new(arena, float, (size_t)CHUNK * c->vocab);
     int32_t *window = arena_new(arena, int32_t, context);
     plain_watch(s, &(Watch){see, w});
-    plain_merge(s, &w->p->heads);
+    Variant variant = plan_variant(w->p);
+    plain_vary(s, &variant);
     for (size_t at = 0; at < count;) {
         size_t n = 0;
         for (; n < known; n++) window[n] = w->p->known_token ? w->p->known_token[n] : c->bos;

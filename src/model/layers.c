@@ -116,7 +116,10 @@ typedef struct Norm {
     const float *in, *gain, *d_out, *inv;
     size_t rows, width;
     float eps;
+    NormHold hold;
 } Norm;
+
+static float held(NormHold h, float inv) { return h.mix > 0 ? (1 - h.mix) * inv + h.mix * h.constant : inv; }
 
 VECTOR_LOOPS static float row_squares(const float *x, size_t width)
 {
@@ -139,14 +142,19 @@ static void norm_forward_rows(void *ctx, size_t begin, size_t end)
     for (size_t r = begin; r < end; r++) {
         const float *x = n->in + r * n->width;
         float inv = 1.0f / sqrtf(row_squares(x, n->width) / (float)n->width + n->eps);
-        row_scale(n->out + r * n->width, x, n->gain, inv, n->width);
+        row_scale(n->out + r * n->width, x, n->gain, held(n->hold, inv), n->width);
         if (n->inv_out) n->inv_out[r] = inv;
     }
 }
 
 void rmsnorm_forward(float *out, float *inv, const float *in, const float *gain, size_t rows, size_t width, float eps)
 {
-    Norm n = {.out = out, .inv_out = inv, .in = in, .gain = gain, .rows = rows, .width = width, .eps = eps};
+    rmsnorm_held_forward(out, inv, in, gain, rows, width, eps, (NormHold){0, 0});
+}
+
+void rmsnorm_held_forward(float *out, float *inv, const float *in, const float *gain, size_t rows, size_t width, float eps, NormHold hold)
+{
+    Norm n = {.out = out, .inv_out = inv, .in = in, .gain = gain, .rows = rows, .width = width, .eps = eps, .hold = hold};
     parallel_for(rows, grain_for(width), norm_forward_rows, &n);
 }
 
@@ -173,26 +181,28 @@ void rows_centre(float *out, const float *in, size_t rows, size_t width)
     parallel_for(rows, grain_for(width), centre_rows, &n);
 }
 
-void layernorm_forward(float *out, const float *in, const float *gain, const float *shift, size_t rows, size_t width, float eps)
+void layernorm_forward(float *out, const float *in, const float *gain, const float *shift, size_t rows, size_t width, float eps,
+                       NormHold hold)
 {
     rows_centre(out, in, rows, width);
     for (size_t r = 0; r < rows; r++, out += width) {
-        float inv = 1.0f / sqrtf(row_squares(out, width) / (float)width + eps);
+        float inv = held(hold, 1.0f / sqrtf(row_squares(out, width) / (float)width + eps));
         for (size_t i = 0; i < width; i++) out[i] = out[i] * inv * gain[i] + (shift ? shift[i] : 0);
     }
 }
 
-/* With y = x inv gain and g = d_out * gain: d_x = inv g - x inv^3 / width * sum(g x). */
+/* With y = x factor gain and g = d_out * gain: d_x = factor g - x by / width * sum(g x). The norm itself has factor
+ * inv, by = inv^3; of a held one only the part of the factor that is still inv depends on x. */
 VECTOR_LOOPS static void row_norm_backward(float *restrict d_x, const float *restrict d_y, const float *restrict x,
-                                           const float *restrict gain, float inv, size_t width)
+                                           const float *restrict gain, float factor, float by, size_t width)
 {
     float lane[LANES] = {0};
     size_t i = 0;
     for (; i + LANES <= width; i += LANES)
         for (size_t j = 0; j < LANES; j++) lane[j] += d_y[i + j] * gain[i + j] * x[i + j];
     for (; i < width; i++) lane[0] += d_y[i] * gain[i] * x[i];
-    float pull = lanes_sum(lane) * inv * inv * inv / (float)width;
-    for (i = 0; i < width; i++) d_x[i] += d_y[i] * gain[i] * inv - x[i] * pull;
+    float pull = lanes_sum(lane) * by / (float)width;
+    for (i = 0; i < width; i++) d_x[i] += d_y[i] * gain[i] * factor - x[i] * pull;
 }
 
 static void norm_backward_rows(void *ctx, size_t begin, size_t end)
@@ -200,7 +210,8 @@ static void norm_backward_rows(void *ctx, size_t begin, size_t end)
     const Norm *n = ctx;
     for (size_t r = begin; r < end; r++) {
         size_t at = r * n->width;
-        row_norm_backward(n->d_in + at, n->d_out + at, n->in + at, n->gain, n->inv[r], n->width);
+        float inv = n->inv[r], by = (1 - n->hold.mix) * inv * inv * inv;
+        row_norm_backward(n->d_in + at, n->d_out + at, n->in + at, n->gain, held(n->hold, inv), by, n->width);
     }
 }
 
@@ -215,14 +226,20 @@ static void norm_backward_columns(void *ctx, size_t begin, size_t end)
     const Norm *n = ctx;
     for (size_t r = 0; r < n->rows; r++) {
         size_t at = r * n->width + begin;
-        row_gain_backward(n->d_gain + begin, n->d_out + at, n->in + at, n->inv[r], end - begin);
+        row_gain_backward(n->d_gain + begin, n->d_out + at, n->in + at, held(n->hold, n->inv[r]), end - begin);
     }
 }
 
 void rmsnorm_backward(float *d_in, float *d_gain, const float *d_out, const float *in, const float *gain, const float *inv,
                       size_t rows, size_t width)
 {
-    Norm n = {.d_in = d_in, .d_gain = d_gain, .d_out = d_out, .in = in, .gain = gain, .inv = inv, .rows = rows, .width = width};
+    rmsnorm_held_backward(d_in, d_gain, d_out, in, gain, inv, rows, width, (NormHold){0, 0});
+}
+
+void rmsnorm_held_backward(float *d_in, float *d_gain, const float *d_out, const float *in, const float *gain, const float *inv,
+                           size_t rows, size_t width, NormHold hold)
+{
+    Norm n = {.d_in = d_in, .d_gain = d_gain, .d_out = d_out, .in = in, .gain = gain, .inv = inv, .rows = rows, .width = width, .hold = hold};
     parallel_for(rows, grain_for(width), norm_backward_rows, &n);
     if (d_gain) parallel_for(width, LANES, norm_backward_columns, &n);
 }

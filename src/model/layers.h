@@ -35,8 +35,15 @@ void rmsnorm_forward(float *out, float *inv, const float *in, const float *gain,
 void rmsnorm_backward(float *d_in /* += */, float *d_gain /* +=, may be NULL */, const float *d_out, const float *in,
                       const float *gain, const float *inv, size_t rows, size_t width);
 
+/* The same with (1 - mix) / sqrt(..) + mix * constant in place of 1/sqrt; inv still keeps the latter. */
+typedef struct NormHold { float constant, mix; } NormHold;
+void rmsnorm_held_forward(float *out, float *inv, const float *in, const float *gain, size_t rows, size_t width, float eps, NormHold hold);
+void rmsnorm_held_backward(float *d_in, float *d_gain, const float *d_out, const float *in, const float *gain, const float *inv,
+                           size_t rows, size_t width, NormHold hold);
+
 /* LayerNorm: out = (in - mean) / sqrt(mean((in - mean)^2) + eps) * gain + shift, by rows; shift may be NULL. */
-void layernorm_forward(float *out, const float *in, const float *gain, const float *shift, size_t rows, size_t width, float eps);
+void layernorm_forward(float *out, const float *in, const float *gain, const float *shift, size_t rows, size_t width, float eps,
+                       NormHold hold);
 /* out = in less the mean of its row. */
 void rows_centre(float *out, const float *in, size_t rows, size_t width);
 
@@ -58,5 +65,13 @@ void swiglu_backward(float *d_gate /* set */, float *d_up /* set */, const float
 
 /* GELU in its tanh form, as GPT-2 has it: out = gate / 2 (1 + tanh(sqrt(2 / pi) (gate + 0.044715 gate^3))). */
 void gelu_forward(float *out, const float *gate, size_t len);
+
+/* What MPCFormer puts in place of SiLU, GELU and exp (approximations.c). out = how(gate) * up; up NULL: 1. how: not the base's. */
+void gated_forward(float *out, const float *gate, const float *up, Activation how, size_t len);
+void gated_backward(float *d_gate /* set */, float *d_up /* set */, const float *d_out, const float *gate, const float *up, Activation how,
+                    size_t len);
+/* x = (x + shift)^2; x = max(x, 0). Return the sum. One thread. */
+float row_quad(float *x, float shift, size_t len);
+float row_relu(float *x, size_t len);
 
 #endif

@@ -113,6 +113,51 @@ void adapter_free(Adapter *a);
 /* out := the model with W + scale * B A in place of W, in memory of its own. Everything else is m's, which must outlive out. */
 void model_merge(Model *out, const Model *m, const Adapter *a);
 
+// ---- variants --------------------------------------------------------------------------------------------------------
+
+/* Heads merged into groups: a group's queries, keys and values are concatenated, so that their scores add up and one softmax
+ * serves them all (angles stay those of each head). Heads that no group names are pruned: they give zeros. Groups are of
+ * key-value heads; the query heads that share them group alike. */
+typedef struct HeadGroups {
+    uint32_t size;                             // heads a group; 0 and 1: nothing is merged
+    /* For each layer from the variant's first on its key-value heads (layers, heads): runs of `size` of them are the groups. NULL:
+     * groups of adjacent heads. */
+    const uint32_t *order;
+    uint32_t heads;                            // that are named for each layer: divisible by size, kv_heads where none is pruned
+} HeadGroups;
+/* The key-value head at place `at` of the order of a layer, counted from the variant's first. With share = heads / kv_heads,
+ * merged query head h is made of the query heads group_head(h / share * size + t) * share + h % share, t < size. */
+uint32_t group_head(const HeadGroups *g, uint32_t layer, uint32_t at);
+
+typedef enum { ACTIVATION_BASE, ACTIVATION_RELU, ACTIVATION_QUAD } Activation;
+typedef enum { SOFTMAX_EXP, SOFTMAX_2QUAD, SOFTMAX_2RELU } Softmax;
+#define SOFTMAX_SHIFT 5.0f
+#define SOFTMAX_FLOOR 0.001f
+
+/* What tuning may change of the upper layers beside their weights, the same for plain runs and for training. All zeros: nothing.
+ * Quad, 2Quad and 2ReLU are MPCFormer's (Li et al. 2023). */
+typedef struct Variant {
+    uint32_t first;                            // the lowest layer that it concerns: layers below are the base's
+    HeadGroups heads;
+    float score_scale;                         // of the scores, times 1 / sqrt(head_dim); 0: 1
+    Activation activation;                     // in place of SiLU or GELU: max(x, 0); x^2 / 8 + x / 4 + 1 / 2
+    Softmax softmax;                           // in place of exp(x) / sum: (x + shift)^2 / sum; max(x, 0) / (sum + SOFTMAX_FLOOR)
+    float score_shift;                         // of 2Quad; 0: SOFTMAX_SHIFT
+    bool side_by_side;                         // attention and FFN both read the layer's entry; what they give is added
+    /* (layers - first, 2) of the attention's and of the FFN's norm: 1/rms becomes (1 - mix) / rms + mix * constant. NULL: none. */
+    const float *norm;
+    float norm_mix;                            // 0..1, rising while training anneals
+    /* (layers - first, kept query heads / size) what stands in for the maximum of a row of scores. The plain network's softmax is
+     * the same with any; training keeps the maxima near. NULL: none. */
+    const float *row_bound;
+} Variant;
+bool variant_changes(const Variant *v);        // anything at all; false for NULL
+/* {"variant": {..}} of DIR/marill.json; zeros where there is no such file or member. first: the lowest layer, where neither it
+ * nor a list for each layer is given. Failures name the file. */
+CHECKED Result variant_load(Variant *out, const char *dir, const ModelConfig *c, uint32_t first, Arena *a);
+/* Groups that divide the heads and name each at most once, numbers that make sense. */
+CHECKED Result variant_check(const Variant *v, const ModelConfig *c);
+
 // ---- tokenizer -------------------------------------------------------------------------------------------------------
 
 /* Sentencepiece BPE with byte fallback, from tokenizer.model. Encoding escapes spaces, adds the dummy prefix if the file
@@ -152,26 +197,11 @@ typedef enum {
 } Sight;
 typedef struct Watch { void (*see)(void *ctx, uint32_t layer, Sight what, const float *x, size_t len); void *ctx; } Watch;
 
-/* Heads merged into groups: a group's queries, keys and values are concatenated, so that their scores add up and one softmax
- * serves them all (the scale stays 1 / sqrt(head_dim), angles those of each head). Groups are of key-value heads; the query
- * heads that share them group alike. */
-typedef struct HeadGroups {
-    uint32_t size;                             // heads a group: divides kv_heads; 0 and 1: nothing is merged
-    uint32_t first;                            // the lowest layer whose heads are merged
-    /* For each layer from `first` on a permutation of its key-value heads (layers, heads): runs of `size` of them are the groups.
-     * NULL: groups of adjacent heads. */
-    const uint32_t *order;
-    uint32_t heads;
-} HeadGroups;
-/* The key-value head at place `at` of the order of a layer. With share = heads / kv_heads, merged query head h is made of the
- * query heads group_head(h / share * size + t) * share + h % share, t < size. */
-uint32_t group_head(const HeadGroups *g, const ModelConfig *c, uint32_t layer, uint32_t at);
-
 /* One conversation: cache and scratch. */
 typedef struct PlainState PlainState;
 PlainState *plain_new(const Model *m, const Adapter *adapter /* may be NULL */, uint32_t context, Arena *a);
 void plain_watch(PlainState *s, const Watch *w);              // NULL: nobody watches
-void plain_merge(PlainState *s, const HeadGroups *g);         // g->order must outlive s
+void plain_vary(PlainState *s, const Variant *v);             // NULL: nothing; its arrays must outlive s
 void plain_truncate(PlainState *s, uint32_t past);            // forget positions from `past` on
 uint32_t plain_past(const PlainState *s);
 const float *plain_keys(const PlainState *s, uint32_t layer); // (context, kv_heads * head_dim), after RoPE

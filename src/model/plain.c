@@ -9,13 +9,14 @@
 #include <string.h>
 #include "model/layers.h"
 #include "model/quant.h"
+#include "model/variant.h"
 
 enum { CHUNK_ROWS = 128, BLOCK_ROWS = 16, BLOCK_KEYS = 128 };
 
 struct PlainState {
     const Model *model;
     const Adapter *adapter;                    // NULL: the model alone
-    HeadGroups groups;
+    Variant variant;
     Watch watch;                               // see is NULL while nobody watches
     uint32_t context, past, chunk;             // chunk: rows that the scratch has room for
     float **keys, **values;                    // (layers) of (context, kv_heads * head_dim)
@@ -77,7 +78,7 @@ PlainState *plain_new(const Model *m, const Adapter *adapter, uint32_t context, 
 }
 
 void plain_watch(PlainState *s, const Watch *w) { s->watch = w ? *w : (Watch){0}; }
-void plain_merge(PlainState *s, const HeadGroups *g) { s->groups = *g; }
+void plain_vary(PlainState *s, const Variant *v) { s->variant = v ? *v : (Variant){0}; }
 uint32_t plain_past(const PlainState *s) { return s->past; }
 const float *plain_keys(const PlainState *s, uint32_t layer) { return s->keys[layer]; }
 const float *plain_values(const PlainState *s, uint32_t layer) { return s->values[layer]; }
@@ -118,27 +119,9 @@ static void show_residual(PlainState *s, uint32_t layer, const float *x, size_t 
     show(s, layer, SEE_MEAN_SQUARE, s->score, rows);
 }
 
-// ---- groups of heads -------------------------------------------------------------------------------------------------
-
-static uint32_t group_size(const PlainState *s, uint32_t layer)
-{
-    return s->groups.size > 1 && layer >= s->groups.first ? s->groups.size : 1;
-}
-
-/* Where member t of a merged query head has its query and output, and its key and value. */
-typedef struct Member { size_t query, key; } Member;
-
-static Member group_member(const PlainState *s, uint32_t layer, uint32_t merged, uint32_t t)
-{
-    const ModelConfig *c = &s->model->config;
-    uint32_t share = c->heads / c->kv_heads, size = group_size(s, layer);
-    uint32_t key = group_head(&s->groups, c, layer, merged / share * size + t);
-    return (Member){(size_t)(key * share + merged % share) * c->head_dim, (size_t)key * c->head_dim};
-}
-
 // ---- attention -------------------------------------------------------------------------------------------------------
 
-typedef struct Attention { PlainState *s; uint32_t layer, start, size; size_t rows; float scale; } Attention;
+typedef struct Attention { PlainState *s; LayerVariant v; uint32_t layer, start; size_t rows; } Attention;
 
 /* score (rows, ld) := the scores of `rows` queries from row `first` on against n keys from position `at` on. */
 static void group_scores(const Attention *t, float *score, size_t ld, uint32_t merged, size_t first, size_t rows, size_t at, size_t n)
@@ -146,17 +129,23 @@ static void group_scores(const Attention *t, float *score, size_t ld, uint32_t m
     const PlainState *s = t->s;
     const ModelConfig *c = &s->model->config;
     size_t dim = c->head_dim, kv = (size_t)c->kv_heads * dim, wide = (size_t)c->heads * dim;
-    for (uint32_t i = 0; i < t->size; i++) {
-        Member m = group_member(s, t->layer, merged, i);
-        product((Product){.turn_b = true, .accumulate = i > 0, .alpha = t->scale}, score, ld, s->query + first * wide + m.query, wide,
+    for (uint32_t i = 0; i < t->v.size; i++) {
+        HeadMember m = head_member(&t->v, merged, i);
+        product((Product){.turn_b = true, .accumulate = i > 0, .alpha = t->v.scale}, score, ld, s->query + first * wide + m.query, wide,
                 s->keys[t->layer] + at * kv + m.key, kv, rows, n, dim);
     }
 }
 
-/* One row of a block of scores becomes weights under the running maximum. Returns what the row has so far is to be scaled by. */
-static float row_weigh(float *score, size_t visible, size_t n, float *max, float *sum)
+/* One row of a block of scores becomes weights, under the running maximum where they are exponentials. Returns what the row has so
+ * far is to be scaled by. */
+static float row_weigh(const LayerVariant *v, float *score, size_t visible, size_t n, float *max, float *sum)
 {
     float best = *max, shrink = 1;
+    if (v->softmax != SOFTMAX_EXP) {
+        *sum += v->softmax == SOFTMAX_2QUAD ? row_quad(score, v->shift, visible) : row_relu(score, visible);
+        memset(score + visible, 0, (n - visible) * sizeof *score);
+        return 1;
+    }
     for (size_t j = 0; j < visible; j++) best = score[j] > best ? score[j] : best;
     if (best > *max && *sum > 0) {
         shrink = expf(*max - best);
@@ -181,27 +170,27 @@ static void attend_block(const Attention *t, uint32_t merged, size_t first, size
         group_scores(t, score, BLOCK_KEYS, merged, first, rows, at, n);
         for (size_t i = 0; i < rows; i++) {
             size_t end = t->start + first + i + 1, visible = end <= at ? 0 : end - at < n ? end - at : n;
-            shrink[i] = row_weigh(score + i * BLOCK_KEYS, visible, n, &max[i], &sum[i]);
+            shrink[i] = row_weigh(&t->v, score + i * BLOCK_KEYS, visible, n, &max[i], &sum[i]);
         }
-        for (uint32_t k = 0; k < t->size; k++) {
-            Member m = group_member(s, t->layer, merged, k);
+        for (uint32_t k = 0; k < t->v.size; k++) {
+            HeadMember m = head_member(&t->v, merged, k);
             for (size_t i = 0; i < rows; i++)
                 for (size_t d = 0; d < dim && at > 0 && shrink[i] < 1; d++) mixed[m.query + i * wide + d] *= shrink[i];
             product((Product){.accumulate = at > 0, .alpha = 1}, mixed + m.query, wide, score, BLOCK_KEYS,
                     s->values[t->layer] + at * kv + m.key, kv, rows, dim, n);
         }
     }
-    for (uint32_t k = 0; k < t->size; k++) {
-        Member m = group_member(s, t->layer, merged, k);
+    for (uint32_t k = 0; k < t->v.size; k++) {
+        HeadMember m = head_member(&t->v, merged, k);
         for (size_t i = 0; i < rows; i++)
-            for (size_t d = 0; d < dim; d++) mixed[m.query + i * wide + d] /= sum[i];
+            for (size_t d = 0; d < dim; d++) mixed[m.query + i * wide + d] /= sum[i] + (t->v.softmax == SOFTMAX_2RELU ? SOFTMAX_FLOOR : 0);
     }
 }
 
 static void attend_tasks(void *ctx, size_t begin, size_t end)
 {
     const Attention *t = ctx;
-    uint32_t merged = t->s->model->config.heads / t->size;
+    uint32_t merged = merged_heads(&t->v);
     for (size_t task = begin; task < end; task++) {
         size_t first = task / merged * BLOCK_ROWS, left = t->rows - first;
         attend_block(t, (uint32_t)(task % merged), first, left < BLOCK_ROWS ? left : BLOCK_ROWS);
@@ -212,7 +201,7 @@ static void attend_show(const Attention *t)
 {
     const PlainState *s = t->s;
     for (size_t r = 0; r < t->rows; r++) {
-        for (uint32_t h = 0; h < s->model->config.heads / t->size; h++) {
+        for (uint32_t h = 0; h < merged_heads(&t->v); h++) {
             size_t seen = t->start + r + 1;
             group_scores(t, s->score, seen, h, r, 1, 0, seen);
             show(s, t->layer, SEE_SCORE, s->score, seen);
@@ -248,20 +237,21 @@ static void project(PlainState *s, float *out, const float *in, size_t rows, uin
 }
 
 /* s->normed := the norm that the architecture has; a quantised base has the gain in its matrices. shift: LayerNorm's. */
-static void normalise(PlainState *s, const float *x, const float *gain, const float *shift, size_t rows)
+static void normalise(PlainState *s, const float *x, const float *gain, const float *shift, size_t rows, NormHold hold)
 {
     const ModelConfig *c = &s->model->config;
-    if (c->arch == ARCH_GPT2) layernorm_forward(s->normed, x, gain, shift, rows, c->width, c->norm_eps);
-    else rmsnorm_forward(s->normed, NULL, x, s->ones ? s->ones : gain, rows, c->width, c->norm_eps);
+    if (c->arch == ARCH_GPT2) layernorm_forward(s->normed, x, gain, shift, rows, c->width, c->norm_eps, hold);
+    else rmsnorm_held_forward(s->normed, NULL, x, s->ones ? s->ones : gain, rows, c->width, c->norm_eps, hold);
 }
 
-static void layer_attention(PlainState *s, float *x, size_t rows, uint32_t start, uint32_t layer)
+/* s->mixed := what the heads gather for x. */
+static void layer_attend(PlainState *s, const float *x, size_t rows, uint32_t start, uint32_t layer, const LayerVariant *v)
 {
     const ModelConfig *c = &s->model->config;
     size_t kv = (size_t)c->kv_heads * c->head_dim, wide = (size_t)c->heads * c->head_dim;
     float *key = s->keys[layer] + start * kv, *value = s->values[layer] + start * kv;
     show_residual(s, layer, x, rows);
-    normalise(s, x, s->model->layer[layer].attn_norm, s->model->layer[layer].attn_shift, rows);
+    normalise(s, x, s->model->layer[layer].attn_norm, s->model->layer[layer].attn_shift, rows, v->hold[0]);
     project(s, s->query, s->normed, rows, layer, MAT_Q, false);
     project(s, key, s->normed, rows, layer, MAT_K, false);
     project(s, value, s->normed, rows, layer, MAT_V, false);
@@ -272,29 +262,40 @@ static void layer_attention(PlainState *s, float *x, size_t rows, uint32_t start
     show(s, layer, SEE_QUERY, s->query, rows * wide);
     show(s, layer, SEE_KEY, key, rows * kv);
     show(s, layer, SEE_VALUE, value, rows * kv);
-    Attention t = {s, layer, start, group_size(s, layer), rows, 1.0f / sqrtf((float)c->head_dim)};
+    Attention t = {s, *v, layer, start, rows};
     if (s->watch.see) attend_show(&t);
-    parallel_for((rows + BLOCK_ROWS - 1) / BLOCK_ROWS * (c->heads / t.size), 1, attend_tasks, &t);
+    if (v->pruned) memset(s->mixed, 0, rows * wide * sizeof *s->mixed);
+    parallel_for((rows + BLOCK_ROWS - 1) / BLOCK_ROWS * merged_heads(v), 1, attend_tasks, &t);
     show(s, layer, SEE_MIXED, s->mixed, rows * wide);
-    project(s, x, s->mixed, rows, layer, MAT_O, true);
 }
 
-static void layer_ffn(PlainState *s, float *x, size_t rows, uint32_t layer)
+/* s->hidden := what the down projection takes for x. */
+static void layer_hidden(PlainState *s, const float *x, size_t rows, uint32_t layer, const LayerVariant *v)
 {
     const ModelConfig *c = &s->model->config;
     size_t len = rows * c->ffn;
     show_residual(s, layer, x, rows);
-    normalise(s, x, s->model->layer[layer].ffn_norm, s->model->layer[layer].ffn_shift, rows);
+    normalise(s, x, s->model->layer[layer].ffn_norm, s->model->layer[layer].ffn_shift, rows, v->hold[1]);
     project(s, s->gate, s->normed, rows, layer, MAT_GATE, false);
     show(s, layer, SEE_GATE, s->gate, len);
     if (c->arch == ARCH_LLAMA) {
         project(s, s->up, s->normed, rows, layer, MAT_UP, false);
         show(s, layer, SEE_UP, s->up, len);
-        swiglu_forward(s->hidden, s->gate, s->up, len);
-    } else {
-        gelu_forward(s->hidden, s->gate, len);
     }
+    const float *up = c->arch == ARCH_LLAMA ? s->up : NULL;
+    if (v->activation != ACTIVATION_BASE) gated_forward(s->hidden, s->gate, up, v->activation, len);
+    else if (up) swiglu_forward(s->hidden, s->gate, up, len);
+    else gelu_forward(s->hidden, s->gate, len);
     show(s, layer, SEE_HIDDEN, s->hidden, len);
+}
+
+static void layer_run(PlainState *s, float *x, size_t rows, uint32_t start, uint32_t layer)
+{
+    LayerVariant v = variant_layer(&s->variant, &s->model->config, layer);
+    layer_attend(s, x, rows, start, layer, &v);
+    if (!v.side_by_side) project(s, x, s->mixed, rows, layer, MAT_O, true);
+    layer_hidden(s, x, rows, layer, &v);
+    if (v.side_by_side) project(s, x, s->mixed, rows, layer, MAT_O, true);
     project(s, x, s->hidden, rows, layer, MAT_DOWN, true);
 }
 
@@ -335,10 +336,7 @@ void plain_layers(PlainState *s, float *x, size_t rows, uint32_t from, uint32_t 
         size_t n = rows - first < s->chunk ? rows - first : s->chunk;
         uint32_t start = s->past + (uint32_t)first;
         for (uint32_t i = 0; i < n; i++) s->position[i] = start + i;
-        for (uint32_t l = from; l < to; l++) {
-            layer_attention(s, x + first * c->width, n, start, l);
-            layer_ffn(s, x + first * c->width, n, l);
-        }
+        for (uint32_t l = from; l < to; l++) layer_run(s, x + first * c->width, n, start, l);
     }
 }
 
@@ -349,7 +347,7 @@ void plain_logits(PlainState *s, float *logits, const float *x, size_t rows)
         size_t n = rows - first < s->chunk ? rows - first : s->chunk;
         float *out = logits + first * c->vocab;
         show_residual(s, c->layers, x + first * c->width, n);
-        normalise(s, x + first * c->width, s->model->final_norm, NULL, n);
+        normalise(s, x + first * c->width, s->model->final_norm, NULL, n, (NormHold){0, 0});
         show(s, c->layers, SEE_FINAL, s->normed, n * c->width);
         if (s->ones) quant_linear(out, s->normed, &s->model->quant_head, 1, n, c->vocab, c->width, false);
         else linear_forward(out, s->normed, s->model->head, n, c->vocab, c->width, false);

@@ -7,7 +7,7 @@
  * of their own: secure_room). Whether it is accurate is for calibration to see; whether it is the agreed one, for the hash. */
 #include <math.h>
 #include <stdio.h>
-#include "model/head_groups.h"
+#include "model/variant.h"
 #include "model/secure_parts.h"
 
 enum { MOST_CONTEXT = 1 << 17, MOST_RANK = 4096, MOST_LAYERS = 1024 };
@@ -334,7 +334,7 @@ static void check_shape(Check *k)
     need(k, p->adapter_f <= 24, "fraction bits of private weights");
     need(k, p->weight_bits == 8 || p->weight_bits == 16, "bits of public weights");
     need(k, c->head_dim % 2 == 0 && c->heads % c->kv_heads == 0, "heads");
-    if (failed(head_groups_check(&p->heads, c, p->layers)) || p->heads.first != p->frozen) need(k, false, "merged heads");
+    if (failed(head_groups_check(&p->heads, c, p->layers)) || head_groups_pruned(&p->heads, c)) need(k, false, "merged heads");
 }
 
 Result plan_check(const Plan *p, const ModelConfig *c)

@@ -5,7 +5,7 @@
  * chain is plan_rings.c's: the sum of what its factors carry below the point and what its result keeps above. */
 #include <math.h>
 #include <string.h>
-#include "model/head_groups.h"
+#include "model/variant.h"
 #include "model/secure_parts.h"
 
 static const double assumed_weight = 1.5;      // the largest weight of a model that is only a shape
@@ -443,6 +443,31 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model
     return OK;
 }
 
+Variant plan_variant(const Plan *p) { return (Variant){.first = p->frozen, .heads = p->heads}; }
+
+/* What the secure layers cannot do. */
+static CHECKED Result variant_refuse(const Variant *v, const ModelConfig *c)
+{
+    const char *what = head_groups_pruned(&v->heads, c) ? "pruned heads" : v->activation ? "another activation"
+                       : v->softmax ? "another softmax" : v->side_by_side ? "attention and feed-forward side by side"
+                       : v->norm && v->norm_mix > 0 ? "norms held at a constant" : NULL;
+    if (!what && v->score_scale != 0 && v->score_scale != 1) what = "another scale of the scores";
+    return what ? fail(FAIL_USE, "the secure layers cannot run this variant yet: it has %s", what) : OK;
+}
+
+/* Groups of one head in their own order are none. */
+static CHECKED Result heads_begin(Plan *out, const HeadGroups *g, const ModelConfig *c)
+{
+    GUARD(head_groups_check(g, c, out->layers));
+    if (g->size <= 1 && !g->order) return OK;
+    out->heads = (HeadGroups){.size = g->size, .heads = g->heads};
+    size_t len = (size_t)out->layers * g->heads;
+    uint32_t *order = g->order ? arena_new(&out->arena, uint32_t, len) : NULL;
+    if (order) memcpy(order, g->order, len * sizeof *order);
+    out->heads.order = order;
+    return OK;
+}
+
 Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
 {
     uint32_t context = o->context && o->context < c->context ? o->context : c->context;
@@ -458,17 +483,8 @@ Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
         return fail(FAIL_USE, "a known prefix of %u tokens leaves no room in a context of %u", o->prefix_len, context);
     out->known += o->prefix_len;
     out->query_bits = o->private_part == PRIVATE_LAYERS ? square_bits(c->head_dim) / 2 : 0;
-    GUARD(head_groups_check(&o->heads, c, out->layers));
-    if (o->heads.size <= 1 && !o->heads.order) {
-        out->heads.first = out->frozen;
-        return OK;
-    }
-    out->heads = (HeadGroups){.size = o->heads.size, .first = out->frozen, .heads = o->heads.heads};
-    size_t len = (size_t)out->layers * o->heads.heads;
-    uint32_t *order = o->heads.order ? arena_new(&out->arena, uint32_t, len) : NULL;
-    if (order) memcpy(order, o->heads.order, len * sizeof *order);
-    out->heads.order = order;
-    return OK;
+    GUARD(variant_refuse(&o->variant, c));
+    return heads_begin(out, &o->variant.heads, c);
 }
 
 Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32_t rank)

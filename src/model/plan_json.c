@@ -4,7 +4,7 @@
  * order of members and the digits of reals are fixed: the text is canonical, and the plan's hash is over it. */
 #include <stddef.h>
 #include <string.h>
-#include "model/head_groups.h"
+#include "model/variant.h"
 #include "model/secure_parts.h"
 
 typedef enum { F_UINT, F_INT, F_REAL, F_BOOL, F_WIDTH, F_LOOKUP, F_NORM, F_RANGE, F_BITS, F_FLAGS, F_PAIR, F_HASH } FieldKind;
@@ -289,7 +289,6 @@ static CHECKED Result plan_read(Plan *out, const Json *o)
     const Json *known = json_find(o, "known_tokens"), *groups = json_find(o, "head_groups");
     GUARD(struct_read(plan_fields, out, o, 2 + (size_t)(known != NULL) + (size_t)(groups != NULL)));
     if (known) GUARD(known_read(out, known));
-    out->heads.first = out->frozen;
     GUARD(json_get_array(&layers, o, "layers", 1024));
     out->layers = (uint32_t)json_count(layers);
     uint32_t size = out->heads.size;

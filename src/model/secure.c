@@ -74,7 +74,7 @@ static void orders_new(SecureNet *s, LayerNet *l, Arena *session, uint32_t layer
     uint32_t share = c->heads / c->kv_heads, size = g->size > 1 ? g->size : 1;
     if (!g->order && (size == 1 || share == 1)) return;
     uint32_t *key = arena_new(session, uint32_t, c->kv_heads), *query = arena_new(session, uint32_t, c->heads);
-    for (uint32_t i = 0; i < c->kv_heads; i++) key[i] = group_head(g, c, s->plan->frozen + layer, i);
+    for (uint32_t i = 0; i < c->kv_heads; i++) key[i] = group_head(g, layer, i);
     for (uint32_t i = 0; i < c->heads; i++) {
         uint32_t merged = i / size, member = i % size;
         query[i] = key[merged / share * size + member] * share + merged % share;

@@ -64,7 +64,7 @@ typedef struct Plan {
     Arch arch;
     uint32_t context, known;                   // positions planned for; positions at the start whose tokens both know
     int32_t *known_token;                      // (known): BOS and a public prefix, covered by the plan's hash; NULL: BOS alone
-    HeadGroups heads;                          // of the secure layers; first is `frozen`, the order lies in the arena
+    HeadGroups heads;                          // of the secure layers, from `frozen` on; the order lies in the arena
     uint32_t frozen, layers;                   // the client runs layers below `frozen`; the `layers` above are secure
     bool adapted[MAT_COUNT];                   // matrices with low-rank factors, the same in every secure layer
     uint32_t rank;                             // of the adapter; 0 without one
@@ -95,7 +95,9 @@ typedef struct PlanOptions {
     unsigned weight_bits;                      // of plan_assume: 8, or 16 (also 0); plan_make follows the model
     /* Tokens after BOS that both know, of a system prompt or a template's head. plan_assume looks at their number alone. */
     const int32_t *prefix; uint32_t prefix_len;
-    HeadGroups heads;                          // merged heads; first does not count
+    /* Of which the secure layers can only merge heads yet: whatever else it changes is refused by name. first does not count: it is
+     * taken to be `frozen`. */
+    Variant variant;
 } PlanOptions;
 /* Runs the plain model with its adapter over the text, watches the ranges and chooses the plan. */
 CHECKED Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions *o, const int32_t *tokens, size_t count);
@@ -107,6 +109,8 @@ CHECKED Result plan_load(Plan *out, const char *path);
 CHECKED Result plan_parse(Plan *out, const char *json, size_t len);
 void plan_json(const Plan *p, Buffer *out);
 void plan_free(Plan *p);
+/* The plan's layers as a variant for the plain network; the plan must outlive it. */
+Variant plan_variant(const Plan *p);
 /* Over the plan's JSON, the shape, and the tables it makes. The hash of the public integers is in the plan. */
 void plan_hash(const Plan *p, const ModelConfig *c, uint8_t out[HASH_BYTES]);
 /* Of every public integer of the secure layers and the head. Fails where the plan is of another model. */

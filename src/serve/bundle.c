@@ -48,6 +48,7 @@ static Result bundle_read(Bundle *b, const char *model_dir, const char *adapter_
     if (!file_exists(plan_path)) return fail(FAIL_DATA, "%s: there is no such plan; 'marill calibrate' makes it", plan_path);
     GUARD(plan_load(&b->plan, plan_path));
     b->known_tokens = b->plan.known_token;
+    b->variant = plan_variant(&b->plan);
     return bundle_check(b, model_dir, plan_path);
 }
 

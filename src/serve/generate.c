@@ -88,7 +88,7 @@ static Result runner_new(Runner *r, const Bundle *b, Setting setting, Client *cl
     r->x = arena_new(&r->arena, float, (size_t)b->plan.context * b->model.config.width);
     if (setting == SETTING_CLEAR) return clear_new(r);
     r->plain = plain_new(&b->model, bundle_adapter(b), b->plan.context, &r->arena);
-    plain_merge(r->plain, &b->plan.heads);
+    plain_vary(r->plain, &b->variant);
     return b->plan.known ? plain_rows(r, bundle_known(b), b->plan.known) : OK;
 }
 

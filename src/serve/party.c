@@ -89,7 +89,8 @@ Result known_prefix(KnownPrefix *out, const Bundle *b, Arena *a)
     *out = (KnownPrefix){keys, values};
     if (!p->known) return OK;
     PlainState *s = plain_new(&b->model, bundle_adapter(b), p->known, a);
-    plain_merge(s, &p->heads);
+    Variant variant = plan_variant(p);
+    plain_vary(s, &variant);
     GUARD(plain_embed(s, x, bundle_known(b), p->known));
     plain_layers(s, x, p->known, 0, b->model.config.layers);
     for (uint32_t l = 0; l < p->layers; l++) {

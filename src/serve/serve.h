@@ -34,6 +34,7 @@ typedef struct Bundle {
     Adapter adapter;
     bool has_adapter;
     Plan plan;
+    Variant variant;                           // of the plain setting: the plan's own, or what marill.json says
     Tokenizer *tokenizer;
     const int32_t *known_tokens;               // (plan.known) as the plan names them; NULL: BOS
     KnownPrefix *known_given;                  // benchmarks: keys and values of the known positions, which then have no tokens
