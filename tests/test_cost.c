@@ -52,7 +52,7 @@ TEST(bytes_and_exchanges_are_those_of_the_golden_table)
             bool gpt2 = line->config.arch == ARCH_GPT2;
             if (gpt2 && !(k & 2)) continue;
             PlanOptions o = {.context = line->context, .frozen = line->frozen, .prefer = k & 1 ? PREFER_BYTES : PREFER_EXCHANGES,
-                             .private_part = k & 2 ? PRIVATE_LAYERS : PRIVATE_LORA, .heads.size = line->merge};
+                             .private_part = k & 2 ? PRIVATE_LAYERS : PRIVATE_LORA, .variant.heads.size = line->merge};
             CHECK_OK(plan_assume(&p, &line->config, &o, k & 2 ? 0 : line->rank));
             if (line->layers) p.known = 0;
             if (line->layers) CHECK_OK(plan_cost_layers(&c, &p, &line->config, line->past, line->rows));
