@@ -29,6 +29,7 @@ typedef struct Command {
 CHECKED Result demo_command(int argc, char **argv);
 CHECKED Result run_command(int argc, char **argv);
 CHECKED Result eval_command(int argc, char **argv);
+CHECKED Result task_command(int argc, char **argv);
 CHECKED Result train_command(int argc, char **argv);
 CHECKED Result tune_command(int argc, char **argv);
 CHECKED Result export_command(int argc, char **argv);
@@ -41,7 +42,7 @@ CHECKED Result serve_command(int argc, char **argv);
 CHECKED Result third_command(int argc, char **argv);
 CHECKED Result chat_command(int argc, char **argv);
 CHECKED Result pool_command(int argc, char **argv);
-extern const char demo_usage[], run_usage[], eval_usage[], train_usage[], tune_usage[], export_usage[], calibrate_usage[], plan_usage[],
+extern const char demo_usage[], run_usage[], eval_usage[], task_usage[], train_usage[], tune_usage[], export_usage[], calibrate_usage[], plan_usage[],
                   bench_usage[];
 extern const char quantise_usage[], keygen_usage[], serve_usage[], third_usage[], chat_usage[], pool_usage[];
 

@@ -8,6 +8,7 @@ static const Command commands[] = {
     {"demo", "translate privately, three processes on this machine", demo_usage, demo_command},
     {"run", "one generation, all parties on this machine", run_usage, run_command},
     {"eval", "loss or task scores, beside those of the plain model", eval_usage, eval_command},
+    {"task", "make the data of a task: train, valid, test, and text for a base", task_usage, task_command},
     {"train", "train a whole model from a recipe", train_usage, train_command},
     {"tune", "fine-tune: factors of the upper layers, from a recipe", tune_usage, tune_command},
     {"export", "write a plain Hugging Face folder, adapter merged", export_usage, export_command},
