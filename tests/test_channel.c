@@ -137,6 +137,83 @@ TEST_BOTH(wrong_length_is_named)
     close_both(e);
 }
 
+TEST_BOTH(parts_make_one_message)
+{
+    char out[8];
+    Buffer b = {0};
+    CHECK_OK(channel_part(e.a, "ab", 2));
+    CHECK_OK(channel_part(e.a, "cde", 3));
+    CHECK_OK(channel_send(e.a, "f", 1));
+    CHECK_OK(channel_part(e.a, "gh", 2));
+    CHECK_OK(channel_part(e.a, "i", 1));                               // the last part may end it
+    CHECK_OK(channel_part(e.a, "jklm", 4));
+    CHECK_OK(channel_expect(e.b, out, 6, "first"));
+    CHECK(!memcmp(out, "abcdef", 6));
+    CHECK_OK(channel_expect(e.b, out, 3, "second"));
+    CHECK(!memcmp(out, "ghi", 3));
+    CHECK(channel_count(e.a).sent == 13 && channel_count(e.b).received == 9);
+    CHECK_FAILS(channel_receive(e.b, &b, 100), "a frame of kind 5 instead of 1");      // who does not expect a length takes no parts
+    close_both(e);
+}
+
+TEST_BOTH(parts_of_a_wrong_length_are_named)
+{
+    char out[4];
+    CHECK_OK(channel_part(e.a, "ab", 2));
+    CHECK_OK(channel_part(e.a, "cde", 3));
+    CHECK_FAILS(channel_expect(e.b, out, 4, "opening of layer 3"), "the client sent 5 bytes instead of 4: opening of layer 3");
+    CHECK_OK(channel_part(e.a, "f", 1));
+    close_both(e);
+}
+
+TEST_BOTH(a_last_part_that_is_short_is_named)
+{
+    char out[8];
+    CHECK_OK(channel_part(e.a, "ab", 2));
+    CHECK_OK(channel_send(e.a, "c", 1));
+    CHECK_FAILS(channel_expect(e.b, out, 8, "opening"), "the client sent 3 bytes instead of 8: opening");
+    close_both(e);
+}
+
+TEST_BOTH(abort_between_parts_is_delivered)
+{
+    char out[8];
+    CHECK_OK(channel_part(e.a, "half", 4));
+    channel_abort(e.a, "the pool was used up");
+    CHECK_FAILS(channel_part(e.a, "rest", 4), "ended here");
+    CHECK_FAILS(channel_expect(e.b, out, 8, "opening"), "the client ended the session: the pool was used up");
+    close_both(e);
+}
+
+enum { PARTED = 8 << 20, PART = 200000 };
+static void *exchange_parts(void *ctx)          // both send all of it before they read
+{
+    Channel *c = ctx;
+    uint8_t *out = malloc(PARTED), *in = malloc(PARTED);
+    CHECK(out && in);
+    channel_buffers(c, 1 << 16, 0);             // so that most parts wait for the peer to take them
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < PARTED; i++) out[i] = (uint8_t)(i * 7 + i / 65521 + (size_t)round);
+        for (size_t i = 0, n; i < PARTED; i += n) {
+            n = PARTED - i < PART ? PARTED - i : PART;
+            CHECK_OK(n < PART ? channel_send(c, out + i, n) : channel_part(c, out + i, n));
+        }
+        CHECK_OK(channel_expect(c, in, PARTED, "parts"));
+        CHECK(!memcmp(out, in, PARTED));
+    }
+    free(out), free(in);
+    return NULL;
+}
+
+TEST_BOTH(both_send_8_mb_in_parts)
+{
+    pthread_t t = spawn(exchange_parts, e.b);
+    exchange_parts(e.a);
+    pthread_join(t, NULL);
+    CHECK_EQUAL(3ll * PARTED, channel_count(e.a).received);
+    close_both(e);
+}
+
 TEST_BOTH(abort_is_delivered)
 {
     char out[4];

@@ -78,6 +78,39 @@ TEST(memory_frame_that_drips)
     check_drip(e);
 }
 
+static void *drip_parts(void *ctx)              // each of them is whole, and in time
+{
+    while (!over && !failed(channel_part(ctx, "x", 1))) usleep(10000);
+    return NULL;
+}
+
+TEST(a_message_that_drips_in_parts)
+{
+    Ends e;
+    uint8_t out[DRIPPED];
+    pthread_t t;
+    double begin = clock_seconds();
+    channel_memory(&e.a, &e.b);
+    channel_timeout(e.a, 0.4);
+    CHECK(pthread_create(&t, NULL, drip_parts, e.b) == 0);
+    CHECK_FAILS(channel_expect(e.a, out, sizeof out, "hello"), "the peer is too slow: it sent ");
+    CHECK(clock_seconds() - begin > 0.39 && clock_seconds() - begin < 2);
+    over = true;
+    pthread_join(t, NULL);
+    channel_close(e.a), channel_close(e.b);
+}
+
+TEST(parts_of_no_bytes_are_refused)             // or they could go on for ever
+{
+    Ends e;
+    uint8_t out[8];
+    const uint8_t head[HEAD_BYTES] = {FRAME_PART, 0};
+    channel_memory(&e.a, &e.b);
+    CHECK_OK(raw_send(e.b, head, sizeof head));
+    CHECK_FAILS(channel_expect(e.a, out, sizeof out, "hello"), "sent 0 bytes instead of 8: hello");
+    channel_close(e.a), channel_close(e.b);
+}
+
 enum { QUEUED = 60 << 20, SIP = 1 << 20 };
 static void *sip(void *ctx)
 {

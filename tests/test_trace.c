@@ -90,6 +90,37 @@ TEST(traces_of_different_sessions_are_refused)
     free_all(t);
 }
 
+/* Both ends note every part, so that a replay knows when it left: with 30 ms of work between two parts, the first is there before the
+ * second leaves, where the bandwidth gives each 20 ms. */
+TEST(traces_note_when_parts_left)
+{
+    Trace t[3] = {{0}};
+    Channel *c, *s;
+    NetworkTime early, late;
+    static uint8_t data[40000];
+    channel_memory(&c, &s);
+    trace_begin(&t[C]), trace_begin(&t[S]);
+    trace_watch(&t[C], c, PARTY_PROVIDER), trace_watch(&t[S], s, PARTY_CLIENT);
+    trace_phase(&t[C], PHASE_PREFILL, true);
+    CHECK_OK(channel_part(c, data, 20000));
+    CHECK_OK(channel_send(c, data + 20000, 20000));
+    CHECK_OK(channel_expect(s, data, sizeof data, "parts"));
+    CHECK_OK(channel_send(s, data, 1));
+    CHECK_OK(channel_expect(c, data, 1, "answer"));
+    trace_phase(&t[C], PHASE_PREFILL, false);
+    CHECK(t[C].count == 5 && t[S].count == 3);
+    for (int p = 0; p < 2; p++)
+        for (size_t i = 0; i < t[p].count; i++) t[p].event[i].compute = 0, t[p].event[i].at = 0;
+    t[C].event[2].compute = 30e-3f;
+    CHECK_OK(network_time(&early, t, &(Net){0, 1e6}));
+    CHECK_NEAR(30e-3 + 20e-3, early.seconds[PHASE_PREFILL], 1e-4);
+    t[C].event[2].compute = 0, t[C].event[1].compute = 30e-3f;
+    CHECK_OK(network_time(&late, t, &(Net){0, 1e6}));
+    CHECK_NEAR(30e-3 + 40e-3, late.seconds[PHASE_PREFILL], 1e-4);
+    free_all(t);
+    channel_close(c), channel_close(s);
+}
+
 TEST(trace_files)
 {
     Trace t = {0}, back;

@@ -66,10 +66,10 @@ static double move_run(void *ctx, uint64_t times)
         if (!failed(r)) r = engine_exchange(e, "index");
         if (!failed(r)) r = channel_expect(m->server, m->words, bytes, "index");
         if (failed(r)) bug("%s", result_text());
+        (void)failed(engine_refuse(e, fail(FAIL_USE, "the columns are not sent")));
         double start = clock_seconds();
         (void)lookup_select(e, o, m->table);
         m->seconds += clock_seconds() - start;
-        (void)failed(engine_refuse(e, fail(FAIL_USE, "the columns are not sent")));
         engine_free(e);
     }
     return (double)times * INDEX_ROWS * INDEX_COLUMNS;

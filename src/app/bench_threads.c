@@ -94,7 +94,9 @@ static Result ghost_takes(Solo *s)
     Result r = OK;
     for (size_t i = 0; i < s->frames->count && !failed(r); i++) {
         size_t len = s->frames->bytes[i][s->role == ROLE_SERVER];
-        if (len) r = channel_receive(s->ghost, &b, len);
+        b.len = 0;
+        buffer_reserve(&b, len);
+        if (len) r = channel_expect(s->ghost, b.data, len, "a message of the batch");
     }
     buffer_free(&b);
     return r;

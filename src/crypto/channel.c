@@ -1,6 +1,7 @@
 /* channel.c - frames over a link: what kind, how long, the bytes.
  *
- * A frame is one byte of kind, four of length (little-endian) and the payload. A channel that failed once stays failed, with
+ * A frame is one byte of kind, four of length (little-endian) and the payload. A message is one frame, or parts that end where
+ * its receiver knows it to end; the last of them may be a frame like any other. A channel that failed once stays failed, with
  * the same text: after a lost byte nothing that follows can be trusted to begin where a frame does. The one thing still possible
  * then is to tell the peer why, if its direction is whole. */
 #include "crypto/crypto.h"
@@ -11,7 +12,7 @@
 
 #include "crypto/link.h"
 
-enum { FRAME_DATA = 1, FRAME_ABORT, FRAME_CLOSE, FRAME_READY, HEAD_BYTES = FRAME_HEAD_BYTES, REASON_BYTES = 200 };
+enum { FRAME_DATA = 1, FRAME_ABORT, FRAME_CLOSE, FRAME_READY, FRAME_PART, HEAD_BYTES = FRAME_HEAD_BYTES, REASON_BYTES = 200 };
 
 struct Channel {
     Link *link;
@@ -124,8 +125,8 @@ static Result frame_aborted(Channel *c, uint32_t len)
     return fail(FAIL_PEER, "the %s ended the session: %s", c->link->peer, reason);
 }
 
-/* Reads the head of the next frame, which must be of kind `want`. */
-static Result frame_begin(Channel *c, uint8_t want, uint32_t *len)
+/* Reads the head of the next frame, which must be of kind `want`, or with part != NULL a part: *part tells. */
+static Result frame_begin(Channel *c, uint8_t want, uint32_t *len, bool *part)
 {
     uint8_t kind;
     GUARD(channel_dead(c));
@@ -133,8 +134,9 @@ static Result frame_begin(Channel *c, uint8_t want, uint32_t *len)
     GUARD(frame_head(c, &kind, len));
     if (kind == FRAME_ABORT) return frame_aborted(c, *len);
     if (kind == FRAME_CLOSE) return fail(FAIL_PEER, "the %s ended the session", c->link->peer);
-    if (kind != want) return fail(FAIL_DATA, "the %s sent a frame of kind %u instead of %u", c->link->peer, kind, want);
-    if (kind == FRAME_DATA) {
+    if (part) *part = kind == FRAME_PART;
+    if (kind != want && !(part && *part)) return fail(FAIL_DATA, "the %s sent a frame of kind %u instead of %u", c->link->peer, kind, want);
+    if (kind == FRAME_DATA || kind == FRAME_PART) {
         c->count.received += *len;
         c->count.frames_received++;
     }
@@ -160,10 +162,10 @@ static Result channel_last_words(Channel *c, Result r)
     return channel_dead(c);
 }
 
-Result channel_send(Channel *c, const void *data, size_t len)
+static Result payload_send(Channel *c, uint8_t kind, const void *data, size_t len)
 {
     GUARD(channel_dead(c));
-    Result r = frame_send(c, FRAME_DATA, data, len);
+    Result r = frame_send(c, kind, data, len);
     if (failed(r)) return channel_last_words(c, r);
     c->count.sent += len;
     c->count.frames_sent++;
@@ -171,10 +173,18 @@ Result channel_send(Channel *c, const void *data, size_t len)
     return OK;
 }
 
+Result channel_send(Channel *c, const void *data, size_t len) { return payload_send(c, FRAME_DATA, data, len); }
+
+Result channel_part(Channel *c, const void *data, size_t len)
+{
+    ASSERT(len > 0);
+    return payload_send(c, FRAME_PART, data, len);
+}
+
 static Result receive_frame(Channel *c, Buffer *out, size_t limit)
 {
     uint32_t len;
-    GUARD(frame_begin(c, FRAME_DATA, &len));
+    GUARD(frame_begin(c, FRAME_DATA, &len, NULL));
     if (len > limit) return fail(FAIL_DATA, "the %s sent a frame of %u bytes, where at most %zu may come", c->link->peer, len, limit);
     out->len = 0;
     buffer_reserve(out, (size_t)len + 1);       // an empty frame too has an address
@@ -189,26 +199,37 @@ Result channel_receive(Channel *c, Buffer *out, size_t limit)
     return channel_kept(c, receive_frame(c, out, limit));
 }
 
-static Result expect_frame(Channel *c, void *out, size_t len, const char *what)
+/* Parts that fit, until all of it is here. Each has a deadline as a frame has; the last must begin before `until`, so that a message in
+ * many small parts takes no longer than a frame may and that once more. */
+static Result expect_message(Channel *c, uint8_t *out, size_t len, const char *what)
 {
-    uint32_t got;
-    GUARD(frame_begin(c, FRAME_DATA, &got));
-    if (got != len) return fail(FAIL_DATA, "the %s sent %u bytes instead of %zu: %s", c->link->peer, got, len, what);
-    GUARD(c->link->kind->read(c->link, out, len));
-    channel_note(c, false, len);
+    double until = -1;
+    size_t done = 0;
+    bool part;
+    do {
+        uint32_t got;
+        GUARD(frame_begin(c, FRAME_DATA, &got, &part));
+        if (part ? got == 0 || got > len - done : got != len - done)
+            return fail(FAIL_DATA, "the %s sent %zu bytes instead of %zu: %s", c->link->peer, done + got, len, what);
+        if (done == 0) until = link_deadline(c->link, len);
+        else if (until >= 0 && clock_seconds() > until) return link_late(c->link, len - done, len);
+        GUARD(c->link->kind->read(c->link, out + done, got));
+        channel_note(c, false, got);
+        done += got;
+    } while (part && done < len);
     return OK;
 }
 
 Result channel_expect(Channel *c, void *out, size_t len, const char *what)
 {
-    return channel_kept(c, expect_frame(c, out, len, what));
+    return channel_kept(c, expect_message(c, out, len, what));
 }
 
 static Result read_stream(Channel *c, uint8_t *out, size_t len)
 {
     while (len > 0) {
         while (c->left == 0) {
-            GUARD(frame_begin(c, FRAME_DATA, &c->left));
+            GUARD(frame_begin(c, FRAME_DATA, &c->left, NULL));
             channel_note(c, false, c->left);
         }
         size_t n = c->left < len ? c->left : len;
@@ -236,7 +257,7 @@ Result channel_greet(Channel *c, const char *refusal)
     }
     Result r = frame_send(c, FRAME_READY, NULL, 0);
     if (failed(r)) return channel_last_words(c, r);
-    r = frame_begin(c, FRAME_READY, &len);
+    r = frame_begin(c, FRAME_READY, &len, NULL);
     if (!failed(r) && len > 0) r = fail(FAIL_DATA, "the %s sent a greeting of %u bytes", c->link->peer, len);
     return channel_kept(c, r);
 }

@@ -93,9 +93,12 @@ void channel_buffers(Channel *c, size_t send, size_t ahead);
 
 /* One frame, of less than 2^32 bytes. channel_send returns before the bytes are with the peer. */
 CHECKED Result channel_send(Channel *c, const void *data, size_t len);
+/* The beginning, or more, of a message that the receiver takes by channel_expect: its parts, at least a byte each, and at the end
+ * what is left by channel_part or channel_send, must be as long as it expects in all. */
+CHECKED Result channel_part(Channel *c, const void *data, size_t len);
 /* The next frame, whole; fails if it is longer than limit. */
 CHECKED Result channel_receive(Channel *c, Buffer *out, size_t limit);
-/* The next frame, which must have exactly `len` bytes; `what` names it in the failure. */
+/* The next message, one frame or in parts, which must have exactly `len` bytes; `what` names it in the failure. */
 CHECKED Result channel_expect(Channel *c, void *out, size_t len, const char *what);
 /* Bytes of a stream that the sender cut into frames as it liked. Do not mix with the two above on one direction. */
 CHECKED Result channel_read(Channel *c, void *out, size_t len);

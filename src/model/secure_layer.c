@@ -144,6 +144,7 @@ static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q
     Opened *index = wire_open_to(e, sums, p->sum_coarse.t, p->sum_coarse.f);
     GUARD(engine_exchange(e, "attention: weights; sum index"));
     Inverse look = inverse_select(e, index, l->sum_coarse, l->sum_fine);
+    engine_post(e, sums.at->rows * (s->past + sums.at->rows) * heads * dim);
     Wire mixed = wire_to(e, attend_values(e, w, l->values, heads, dim, p->exp.n), p->mix.n, p->mix.f);
     const Factor *inverse = NULL;
     Opened *mo, *io = NULL;
@@ -180,16 +181,18 @@ static CHECKED Result project(SecureNet *s, const LayerNet *l, const OutNet *o, 
     Engine *e = s->e;
     Width res = l->plan->residual;
     *x = wire_narrow(*x, res.n);
-    if (o->a) {
-        Pinning *sent = pinned_send(e, wire_narrow(in, (unsigned)o->rings->pinned_a), o->a);
-        if (o->b) sent = pinned_send_after(e, sent, o->low_rank.n, o->low_rank.f, o->b);
-        GUARD(engine_exchange(e, o->name));
-        Wire y = pinned_take(e, sent);
-        if (s->plan->private_part == PRIVATE_LAYERS) y = bias_add(e, l, o->kind, y);
+    Pinning *sent = NULL;
+    if (o->a) sent = pinned_send(e, wire_narrow(in, (unsigned)o->rings->pinned_a), o->a);
+    if (o->b) sent = pinned_send_after(e, sent, o->low_rank.n, o->low_rank.f, o->b);
+    if (s->plan->private_part != PRIVATE_LAYERS) {
+        engine_post(e, in.at->rows * o->w->outputs * o->w->inputs);
+        Wire y = wire_linear(e, wire_narrow(in, (unsigned)o->rings->public), o->w);
         *x = wire_add(e, *x, wire_to(e, y, res.n, res.f));
     }
-    if (s->plan->private_part == PRIVATE_LAYERS) return OK;
-    Wire y = wire_linear(e, wire_narrow(in, (unsigned)o->rings->public), o->w);
+    if (!sent) return OK;
+    GUARD(engine_exchange(e, o->name));
+    Wire y = pinned_take(e, sent);
+    if (s->plan->private_part == PRIVATE_LAYERS) y = bias_add(e, l, o->kind, y);
     *x = wire_add(e, *x, wire_to(e, y, res.n, res.f));
     return OK;
 }

@@ -111,13 +111,22 @@ static void half_send_low_rank(const Half *h, Wire z, Pinning *out[GROUP_MOST])
         out[k] = h->net->b[k] ? pinned_send(h->s->e, stacked_part(h, z, k, h->s->plan->rank), h->net->b[k]) : NULL;
 }
 
-/* W x of a lifted x, plus B z where there is one, at scale f in a ring of `room` bits above it. */
-static Wire half_matrix(const Half *h, Wire x, Pinning *low_rank, unsigned k, int room, unsigned f)
+/* W x of a lifted x, at scale f in a ring of `room` bits above it; and B z, where there is one, added to it. */
+static Wire half_public(const Half *h, Wire x, unsigned k, int room, unsigned f)
 {
-    Engine *e = h->s->e;
-    unsigned n = (unsigned)room + f;
-    Wire y = wire_to(e, wire_linear(e, x, &h->net->w[k]), n, f);
-    return low_rank ? wire_add(e, y, wire_to(e, pinned_take(e, low_rank), n, f)) : y;
+    return wire_to(h->s->e, wire_linear(h->s->e, x, &h->net->w[k]), (unsigned)room + f, f);
+}
+
+static size_t half_macs(const Half *h, size_t rows)
+{
+    size_t macs = 0;
+    for (unsigned k = 0; k < h->count; k++) macs += rows * h->outputs[k] * h->s->config.width;
+    return macs;
+}
+
+static Wire half_low_rank(const Half *h, Wire y, Pinning *low_rank)
+{
+    return low_rank ? wire_add(h->s->e, y, wire_to(h->s->e, pinned_take(h->s->e, low_rank), y.n, y.f)) : y;
 }
 
 static CHECKED Result half_fold(const Half *h, Wire x, Wire out[GROUP_MOST])
@@ -137,10 +146,13 @@ static CHECKED Result half_fold(const Half *h, Wire x, Wire out[GROUP_MOST])
     } else if (h->net->a) {
         half_send_low_rank(h, wire_to(e, pinned_open(e, xo, h->net->a), n->low_rank.n, n->low_rank.f), low_rank);
     }
+    Wire public[GROUP_MOST];
+    if (!h->private) engine_post(e, half_macs(h, x.at->rows));
+    for (unsigned k = 0; k < h->count && !h->private; k++)
+        public[k] = half_public(h, lifted, k, (int)n->product.n - (int)n->product.f, n->product.f);
     GUARD(half_exchange(h, h->private ? "mean square index; y" : "mean square index; z to the server"));
     Looked *look = lookup_select(e, index, h->net->rsqrt);
-    for (unsigned k = 0; k < h->count && !h->private; k++)
-        y[k] = wire_open(e, half_matrix(h, lifted, low_rank[k], k, (int)n->product.n - (int)n->product.f, n->product.f));
+    for (unsigned k = 0; k < h->count && !h->private; k++) y[k] = wire_open(e, half_low_rank(h, public[k], low_rank[k]));
     GUARD(half_exchange(h, h->private ? "1/rms columns" : "1/rms columns; y"));
     const Factor *inverse = looked_factor(e, look, (unsigned)r->times);
     for (unsigned k = 0; k < h->count; k++) {
@@ -192,7 +204,9 @@ static CHECKED Result half_lean(const Half *h, Wire x, Wire out[GROUP_MOST])
     Pinning *low_rank[GROUP_MOST] = {NULL};
     GUARD(half_normed(h, xo, zo, inverse, &normed, low_rank));
     if (!h->private) {
-        for (unsigned k = 0; k < h->count; k++) out[k] = half_matrix(h, normed, low_rank[k], k, r->room[k], n->product.f);
+        for (unsigned k = 0; k < h->count; k++) {
+            out[k] = half_low_rank(h, half_public(h, normed, k, r->room[k], n->product.f), low_rank[k]);
+        }
         return OK;
     }
     Pinning *sent = pinned_send(e, normed, h->net->a);

@@ -153,7 +153,7 @@ void engine_begin(Engine *e, size_t rows, uint64_t first, const uint8_t (*client
 {
     ASSERT(rows > 0 && first >= e->next && !e->ahead.working && (e->queued == 0 || e->failure != FAIL_NONE));
     ASSERT((client != NULL) == (e->client || e->third) && (server != NULL) == (e->server || e->third));
-    e->queued = e->out.len = 0, e->next = first + rows;       // a segment is used once
+    e->queued = e->out.len = e->left = 0, e->next = first + rows;       // a segment is used once
     ahead_begin(&e->ahead, rows, first);
     streams_begin(e, rows, first, client, server);
 }
@@ -380,6 +380,31 @@ void engine_send(Engine *e, Pending p, const uint64_t *a, const uint64_t *b)
 {
     Sending s = {&p, a, b, engine_queue(e, &p)};
     if (s.out) rows_run(p.at, sending_block, &s);
+    engine_packed(e);
+}
+
+/* What leaves before its exchange is what would have left with it: words are masked when they are packed, nobody writes to packed
+ * bytes again, and each byte leaves once. The masks are spent either way, since a segment is used once (engine_begin) and a session
+ * that has failed is over: there is no second try in which other words could meet them. After a failure nothing leaves, so words that
+ * were computed from missing ones (feed_words) never do. */
+static void queue_post(Engine *e)
+{
+    if (!e->online || e->failure != FAIL_NONE || e->left == e->out.len) return;
+    Result r = channel_part(e->peer, e->out.data + e->left, e->out.len - e->left);
+    e->left = e->out.len;
+    if (failed(r)) engine_fail(e, r);
+}
+
+enum { POST_BYTES = 64 << 10, POST_MACS = 1 << 20 };          // a frame more costs some 10 us at either end, so many macs 100
+
+void engine_packed(Engine *e)
+{
+    if (e->out.len - e->left >= POST_BYTES) queue_post(e);
+}
+
+void engine_post(Engine *e, size_t macs)
+{
+    if (macs >= POST_MACS) queue_post(e);
 }
 
 typedef struct Arrival { const Pending *p; const uint8_t *in; } Arrival;
@@ -400,7 +425,7 @@ static CHECKED Result exchange_online(Engine *e, const char *name)
     size_t expected = 0;
     for (size_t i = 0; i < e->queued; i++)
         if (pending_theirs(e, &e->queue[i])) expected += e->queue[i].byte[e->queue[i].at->rows];
-    if (e->out.len) GUARD(channel_send(e->peer, e->out.data, e->out.len));
+    if (e->out.len > e->left) GUARD(channel_send(e->peer, e->out.data + e->left, e->out.len - e->left));
     if (!expected) return OK;
     e->in.len = 0;
     buffer_reserve(&e->in, expected);
@@ -415,7 +440,7 @@ static CHECKED Result exchange_online(Engine *e, const char *name)
     return OK;
 }
 
-static void queue_clear(Engine *e) { e->queued = 0, e->out.len = 0; }
+static void queue_clear(Engine *e) { e->queued = e->out.len = e->left = 0; }
 
 CHECKED Result engine_exchange(Engine *e, const char *name)
 {

@@ -55,7 +55,7 @@ struct Engine {
     bool has_shared_seed, has_pad_seed;
     Prg *shared_prg;                           // C, S, CLEAR: (rows)
     Pending queue[64];
-    size_t queued;
+    size_t queued, left;                       // left: bytes of `out` that are on their way already
     Ahead ahead;
     Cost cost;
     uint64_t dealt_before;                     // third_to_server at the last exchange, for the tracer
@@ -119,6 +119,8 @@ AheadShare *ahead_take(Engine *e, size_t outputs);            // in a batch: the
 /* Queues a message. Where this party sends it: where it is to be packed, row r from byte p->byte[r] on; else NULL. The
  * address is good until the next message is queued. */
 uint8_t *engine_queue(Engine *e, Pending *p);
+/* Many bytes that are packed leave at once, instead of at the exchange. Called when a move has packed all that it queued. */
+void engine_packed(Engine *e);
 /* Queues a message of words a + b (b NULL: a), to be packed at once. */
 void engine_send(Engine *e, Pending p, const uint64_t *a, const uint64_t *b);
 unsigned row_width(unsigned n, const uint8_t *row_n, size_t row);

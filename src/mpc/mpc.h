@@ -79,7 +79,11 @@ size_t engine_ahead_left(const Engine *e);                    // rows that no ba
 void engine_position(Engine *e, uint64_t past);
 /* Sends what is queued and receives what the other side queued. Costs one exchange (none at T). */
 CHECKED Result engine_exchange(Engine *e, const char *name);
-/* Makes a failure of the network (a value outside of its range) final: what is queued is never sent. Returns r. */
+/* Sends what is queued ahead of its exchange, where the local work that comes before it, of so many multiply-adds, is worth a frame
+ * more: the work overlaps with the transfer. Bytes, their order and the exchanges stay what they are; a failure shows in the exchange.
+ * Large messages leave like this by themselves. */
+void engine_post(Engine *e, size_t macs);
+/* Makes a failure of the network (a value outside of its range) final: what is queued and has not left is never sent. Returns r. */
 CHECKED Result engine_refuse(Engine *e, Result r);
 CHECKED Result engine_end(Engine *e);                         // end of a batch: all queues must be empty
 Cost engine_cost(const Engine *e);                            // since engine_new

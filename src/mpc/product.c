@@ -67,6 +67,7 @@ static Opened *open_wire(Engine *e, Wire a, unsigned k, unsigned n, const uint8_
     o->rs.word = words_raw(e, e->server_prg != NULL, len);
     OpenJob job = {e, o, a, k, &p, engine_queue(e, &p)};
     if (o->rc.word || o->rs.word) rows_run(a.at, open_block, &job);
+    engine_packed(e);
     source_skip(e->client_prg, a.at, n, row_n);
     source_skip(e->server_prg, a.at, n, row_n);
     return o;
@@ -106,6 +107,7 @@ Opened *server_open(Engine *e, const Layout *at, unsigned n, unsigned f, const u
     o->rc.word = words_if(e, e->client_prg != NULL, layout_len(at));
     ServerOpenJob job = {e, o, x, &p, engine_queue(e, &p)};
     if (e->server || e->clear) rows_run(at, server_open_block, &job);
+    engine_packed(e);
     return o;
 }
 
