@@ -102,4 +102,24 @@ TEST(moves_of_a_layer_are_those_of_the_golden_table)
     golden_compare(&table, SOURCE_DIR "/tests/golden_moves.txt");
 }
 
+/* Multiply-adds that seconds are predicted from: every row meets what it sees of keys and of values, and every weight. */
+TEST(multiply_adds_are_counted)
+{
+    Plan p;
+    Cost c;
+    ModelConfig config = GPT2;
+    PlanOptions o = {.context = 128, .private_part = PRIVATE_LAYERS};
+    const uint64_t past = 5, rows = 16, seen = rows * past + rows * (rows + 1) / 2;
+    CHECK_OK(plan_assume(&p, &config, &o, 0));
+    p.known = 0, p.layers = config.layers = 1;
+    CHECK_OK(plan_cost_layers(&c, &p, &config, 0, past + rows));
+    Cost all = c;
+    CHECK_OK(plan_cost_layers(&c, &p, &config, (uint32_t)past, rows));
+    CHECK_EQUAL(2 * seen * config.heads * config.head_dim, c.work[WORK_ATTEND].macs);
+    CHECK_EQUAL(2 * (seen + past * (past + 1) / 2) * config.heads * config.head_dim, all.work[WORK_ATTEND].macs);
+    CHECK_EQUAL(12 * rows * config.width * config.width, c.work[WORK_PINNED].macs);
+    CHECK_EQUAL(0, c.work[WORK_PUBLIC].macs);
+    plan_free(&p);
+}
+
 int main(int argc, char **argv) { return test_main(argc, argv); }

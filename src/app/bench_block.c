@@ -274,7 +274,7 @@ static Result block_predict(Bench *n)
     const Block *b = &n->b;
     Rates rates;
     Batch batch = {.rows = b->rows, .layers = 1, .setting = b->setting, .ahead = b->setting == SETTING_DEALER, .threads = b->threads};
-    batch.near = layer_macs(&b->config) * sizeof(uint64_t) < 64e6;
+    batch.group = layer_group(&b->config);
     GUARD(plan_cost_layers(&batch.cost, &b->plan, &b->config, (uint32_t)b->past, b->rows));
     n->counted = batch.cost;
     GUARD(rates_measure(&rates, &b->plan, &b->config));

@@ -1,5 +1,5 @@
 /* plan.c - predicting what a prompt and a token cost: bytes and exchanges exactly, as COUNT counts them; seconds from the same
- * counts and from what this machine is seen to do in half a second (forecast.c). */
+ * counts and from what this machine is seen to do in a second or two (forecast.c). */
 #include "app/forecast.h"
 
 #include <stdlib.h>
@@ -32,6 +32,7 @@ typedef struct Forecast { Batch prefill, decode; size_t past; Rates rates; Net n
 static Result forecast_make(Forecast *f, const Plan *p, const ModelConfig *c, Setting setting)
 {
     Batch batch = {.layers = p->layers, .setting = setting, .threads = party_threads(0, setting), .head_macs = (double)c->vocab * c->width};
+    batch.group = layer_group(c);
     f->prefill = f->decode = batch;
     f->prefill.rows = p->context / 2 > p->known ? p->context / 2 : 1, f->decode.rows = 1;
     f->past = p->context - 1 > p->known ? p->context - 1 : p->known;
@@ -100,8 +101,8 @@ static void forecast_print(const Forecast *f, const Plan *p, const ModelConfig *
     printf("%-20s %10.3f s %12.3f s\n", "about", forecast_seconds(r, &f->prefill, &f->net), forecast_seconds(r, &f->decode, &f->net));
     printf("\nmeasured here, one thread: %.1f and %.1f G multiply-adds a second of public weights (one row, many rows), %.1f and %.1f of\n"
            "pads; everything else %.2f and %.2f ns for each byte on the links at the provider; loopback %.1f GB/s and %.0f us\n",
-           1e-9 / r->product[RATE_PUBLIC][0], 1e-9 / r->product[RATE_PUBLIC][1], 1e-9 / r->product[RATE_PAD][0],
-           1e-9 / r->product[RATE_PAD][1],
+           1e-9 / r->product[RATE_PUBLIC][0], 1e-9 / r->product[RATE_PUBLIC][1], 1e-9 / r->product[RATE_CLIENT_PAD][0],
+           1e-9 / r->product[RATE_CLIENT_PAD][1],
            1e9 * r->rest_byte[ROLE_SERVER][0], 1e9 * r->rest_byte[ROLE_SERVER][1], r->loopback_bandwidth / 1e9, r->loopback_latency * 1e6);
 }
 

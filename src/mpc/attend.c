@@ -191,6 +191,7 @@ static Wire bilinear(Engine *e, const Opened *x, Bilinear b)
 {
     const Cache *k = b.cache;
     size_t in = layout_len(x->at);
+    for (size_t r = 0; r < b.at->rows; r++) work_note(e, WORK_ATTEND, b.heads * b.dim * row_sees(&b, r), b.n);
     ASSERT(b.n <= x->n && b.n <= k->n && k->used >= b.at->rows && b.heads % (k->width / b.dim) == 0);
     uint64_t *z = words_if(e, e->role == ROLE_THIRD, layout_len(b.at));
     if (z) {
