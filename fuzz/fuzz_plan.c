@@ -31,7 +31,7 @@ static Result plan_chosen(Plan *p, const ModelConfig *c, const uint8_t *h)
 {
     PlanOptions o = {.context = c->context, .frozen = h[8] % c->layers, .prefer = h[9] & 1 ? PREFER_BYTES : PREFER_EXCHANGES,
                      .private_part = h[9] & 2 || c->arch == ARCH_GPT2 ? PRIVATE_LAYERS : PRIVATE_LORA, .weight_bits = h[9] & 4 ? 8 : 16,
-                     .heads.size = h[9] & 8 ? h[10] : 0, .prefix_len = h[9] & 16 ? h[10] : 0};
+                     .variant.heads.size = h[9] & 8 ? h[10] : 0, .prefix_len = h[9] & 16 ? h[10] : 0};
     return plan_assume(p, c, &o, o.private_part == PRIVATE_LORA && h[9] & 32 ? 1 + h[11] : 0);
 }
 

@@ -122,16 +122,17 @@ TEST(rope_turns_back)
 
 enum { A_ROWS = 100, A_Q = 24, A_K = 12 };                 // two samples, the second longer than a block
 typedef struct Attend {
-    float q[A_ROWS * A_Q], k[A_ROWS * A_K], v[A_ROWS * A_K], mixed[A_ROWS * A_Q], log_sum[A_ROWS * 4], probe[A_ROWS * A_Q];
+    float q[A_ROWS * A_Q], k[A_ROWS * A_K], v[A_ROWS * A_K], mixed[A_ROWS * A_Q], sums[A_ROWS * 4], probe[A_ROWS * A_Q];
     float d_q[A_ROWS * A_Q], d_k[A_ROWS * A_K], d_v[A_ROWS * A_K], work[2 * ATTENTION_BLOCK * A_ROWS];
     size_t start[3];
     Pack pack;
+    Attention attention;
 } Attend;
 
 static double attend_value(void *ctx)
 {
     Attend *t = ctx;
-    attention_forward(t->mixed, t->log_sum, t->q, t->k, t->v, &t->pack, &tiny, t->work);
+    attention_forward(t->mixed, t->sums, &t->attention);
     return weighted(t->mixed, t->probe, A_ROWS * A_Q);
 }
 
@@ -141,6 +142,7 @@ static Attend *attend_new(Arena *a)
     fill(t->q, A_ROWS * A_Q, 2), fill(t->k, A_ROWS * A_K, 2), fill(t->v, A_ROWS * A_K, 1), fill(t->probe, A_ROWS * A_Q, 1);
     t->start[1] = 9, t->start[2] = A_ROWS;
     t->pack = (Pack){.rows = A_ROWS, .samples = 2, .start = t->start};
+    t->attention = (Attention){t->q, t->k, t->v, &t->pack, &tiny, variant_layer(NULL, &tiny, 0), 0, t->work};
     return t;
 }
 
@@ -172,7 +174,7 @@ TEST(attention_backward_is_the_gradient)
     arena_init(&a, false);
     Attend *t = attend_new(&a);
     attend_value(t);
-    attention_backward(t->d_q, t->d_k, t->d_v, t->probe, t->mixed, t->log_sum, t->q, t->k, t->v, &t->pack, &tiny, t->work);
+    attention_backward(&(AttentionGrads){t->d_q, t->d_k, t->d_v, t->probe, t->mixed, t->sums}, &t->attention, 0);
     check_gradient("q", t->q, t->d_q, A_ROWS * A_Q, 7, 1e-2, 5e-3, attend_value, t);
     check_gradient("k", t->k, t->d_k, A_ROWS * A_K, 7, 1e-2, 5e-3, attend_value, t);
     check_gradient("v", t->v, t->d_v, A_ROWS * A_K, 7, 1e-2, 5e-3, attend_value, t);

@@ -13,6 +13,7 @@
 #ifndef MARILL_TRAIN_H
 #define MARILL_TRAIN_H
 
+#include "model/variant.h"
 #include "tune/data.h"
 #include "tune/recipe.h"
 
@@ -62,6 +63,10 @@ typedef struct Net {
     const Adapter *adapter;                    // NULL: the weights are the parameters
     uint32_t first;                            // lowest layer that is differentiated
     const float *rope;                         // (context, head_dim / 2, 2)
+    const Variant *variant;                    // NULL: none. Its first is not below `first`, unless nothing is differentiated
+    /* Where the variant has row bounds, net_run's gradient has that of row_weight times the mean over rows, softmaxes and layers of
+     * max(0, |largest score - bound| - row_slack)^2 added, as if each learned row lost as much. */
+    float row_weight, row_slack;
 } Net;
 
 /* Scratch of one thread for packs of up to `rows` rows. */
@@ -69,16 +74,26 @@ typedef struct NetScratch NetScratch;
 NetScratch *net_scratch(const Net *n, size_t rows, Arena *a);
 /* Returns the sum of the cross-entropy over the learned rows, in nats; with grads, adds weight times its gradient. */
 double net_run(const Net *n, NetScratch *s, const Pack *p, const Grads *grads, float weight);
+/* Of the last net_run, row_weight left out: learned rows times that mean, so that it adds up over packs as the cross-entropy does. */
+double net_row_penalty(const NetScratch *s);
 
-/* Causal attention inside each sample. q (rows, heads * head_dim), k and v (rows, kv_heads * head_dim) are turned already.
- * log_sum (rows, heads) keeps the logarithm of each softmax's denominator for the backward pass, which computes the scores
- * again. work: 2 * ATTENTION_BLOCK * longest sample floats. */
+/* Causal attention of one layer inside each sample, as its variant has it. q (rows, heads * head_dim), k and v (rows, kv_heads *
+ * head_dim) are turned already. work: 2 * ATTENTION_BLOCK * longest sample floats. */
 enum { ATTENTION_BLOCK = 64 };
-void attention_forward(float *mixed, float *log_sum, const float *q, const float *k, const float *v, const Pack *p, const ModelConfig *c,
-                       float *work);
-void attention_backward(float *d_q /* set */, float *d_k /* set */, float *d_v /* set */, const float *d_mixed, const float *mixed,
-                        const float *log_sum, const float *q, const float *k, const float *v, const Pack *p, const ModelConfig *c,
-                        float *work);
+typedef struct Attention {
+    const float *q, *k, *v;
+    const Pack *pack;
+    const ModelConfig *config;
+    LayerVariant how;
+    float row_slack;                           // where `how` has row bounds
+    float *work;
+} Attention;
+/* mixed (rows, heads * head_dim). sums (rows, heads) keeps for the backward pass, which computes the scores again, what each softmax
+ * divided by (exponentials: its logarithm). Returns the sum over all rows and softmaxes of max(0, |largest score - bound| - slack)^2. */
+double attention_forward(float *mixed, float *sums, const Attention *t);
+typedef struct AttentionGrads { float *d_q, *d_k, *d_v /* set */; const float *d_mixed, *mixed, *sums; } AttentionGrads;
+/* The gradients through mixed, and row_weight times those of that sum. */
+void attention_backward(const AttentionGrads *g, const Attention *t, float row_weight);
 
 // ---- optimizer -------------------------------------------------------------------------------------------------------
 

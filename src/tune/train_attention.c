@@ -1,57 +1,98 @@
 /* train_attention.c - causal attention over a pack of samples, forward above backward.
  *
  * Nothing of the size (time, time) outlives a block of ATTENTION_BLOCK queries: the forward pass keeps one number a row
- * and head, the logarithm of the softmax's denominator, from which the backward pass gets the probabilities back after
- * computing the scores once more (Dao et al. 2022). Runs on one thread: callers have a pack for each. */
-#include "model/layers.h"
+ * and softmax, what its weights are divided by, from which the backward pass gets the weights back after computing the
+ * scores once more (Dao et al. 2022). Heads that are merged add up their scores and mix their own values with the same weights.
+ * Runs on one thread: callers have a pack for each. */
 #include "tune/train.h"
 
 #include <math.h>
 #include <string.h>
 
-// One head of one sample: where its rows begin, and how far apart they lie.
-typedef struct Head { const float *q, *k, *v; size_t rows, ld_q, ld_k, dim; float scale; } Head;
+// One softmax of one sample: where its rows begin, and how far apart they lie.
+typedef struct Head { const Attention *t; uint32_t merged; size_t from, rows, ld_q, ld_k, dim; } Head;
 
-static Head head_at(const float *q, const float *k, const float *v, const ModelConfig *c, uint32_t h, size_t from, size_t to)
+static Head head_at(const Attention *t, uint32_t merged, size_t from, size_t to)
 {
-    size_t ld_q = (size_t)c->heads * c->head_dim, ld_k = (size_t)c->kv_heads * c->head_dim;
-    size_t of = h / (c->heads / c->kv_heads) * c->head_dim;
-    return (Head){q + from * ld_q + h * c->head_dim, k + from * ld_k + of, v + from * ld_k + of, to - from, ld_q, ld_k, c->head_dim,
-                  1.0f / sqrtf((float)c->head_dim)};
+    const ModelConfig *c = t->config;
+    return (Head){t, merged, from, to - from, (size_t)c->heads * c->head_dim, (size_t)c->kv_heads * c->head_dim, c->head_dim};
+}
+
+// Where a member's block of queries begins, and its keys.
+typedef struct Place { size_t q, k; } Place;
+
+static Place member_at(const Head *h, uint32_t member, size_t begin)
+{
+    HeadMember m = head_member(&h->t->how, h->merged, member);
+    return (Place){(h->from + begin) * h->ld_q + m.query, h->from * h->ld_k + m.key};
 }
 
 /* score (n, seen): the scaled scores of queries begin..begin+n with the `seen` keys up to the block's end. */
 static void block_scores(float *score, const Head *h, size_t begin, size_t n, size_t seen)
 {
-    product((Product){.turn_b = true, .alpha = h->scale}, score, seen, h->q + begin * h->ld_q, h->ld_q, h->k, h->ld_k, n, seen, h->dim);
+    const LayerVariant *how = &h->t->how;
+    for (uint32_t i = 0; i < how->size; i++) {
+        Place at = member_at(h, i, begin);
+        product((Product){.turn_b = true, .accumulate = i > 0, .alpha = how->scale}, score, seen, h->t->q + at.q, h->ld_q, h->t->k + at.k,
+                h->ld_k, n, seen, h->dim);
+    }
 }
 
-static void head_forward(float *mixed, float *log_sum, size_t ld_sum, const Head *h, float *score)
+/* How far the maximum of a row lies from its bound, less the slack; the sign says on which side. */
+static float row_excess(const Attention *t, uint32_t merged, float top)
 {
+    float off = top - t->how.row_bound[merged], over = fabsf(off) - t->row_slack;
+    return over <= 0 ? 0 : off > 0 ? over : -over;
+}
+
+/* Scores become weights. Returns what they were divided by: its logarithm, where they are exponentials. */
+static float row_weigh(const LayerVariant *how, float *row, size_t len)
+{
+    float top = 0, sum;
+    if (how->softmax == SOFTMAX_2QUAD) sum = row_quad(row, how->shift, len);
+    else if (how->softmax == SOFTMAX_2RELU) sum = row_relu(row, len) + SOFTMAX_FLOOR;
+    else sum = exp_shifted(row, top = vector_largest(row, len), len);
+    vector_scale(row, 1.0f / sum, len);
+    return how->softmax == SOFTMAX_EXP ? top + logf(sum) : sum;
+}
+
+/* Returns the sum over the rows of the excess squared. */
+static double head_forward(float *mixed, float *sums, const Head *h)
+{
+    const Attention *t = h->t;
+    float *score = t->work;
+    double penalty = 0;
     for (size_t begin = 0; begin < h->rows; begin += ATTENTION_BLOCK) {
         size_t n = h->rows - begin < ATTENTION_BLOCK ? h->rows - begin : ATTENTION_BLOCK, seen = begin + n;
         block_scores(score, h, begin, n, seen);
         for (size_t i = 0; i < n; i++) {
             float *row = score + i * seen;
             size_t len = begin + i + 1;
-            float top = vector_largest(row, len), sum = exp_shifted(row, top, len);
-            vector_scale(row, 1.0f / sum, len);
+            double excess = t->how.row_bound ? (double)row_excess(t, h->merged, vector_largest(row, len)) : 0;
+            penalty += excess * excess;
+            sums[(h->from + begin + i) * t->config->heads + h->merged] = row_weigh(&t->how, row, len);
             memset(row + len, 0, (seen - len) * sizeof *row);
-            log_sum[(begin + i) * ld_sum] = top + logf(sum);
         }
-        product((Product){.alpha = 1}, mixed + begin * h->ld_q, h->ld_q, score, seen, h->v, h->ld_k, n, h->dim, seen);
+        for (uint32_t m = 0; m < t->how.size; m++) {
+            Place at = member_at(h, m, begin);
+            product((Product){.alpha = 1}, mixed + at.q, h->ld_q, score, seen, t->v + at.k, h->ld_k, n, h->dim, seen);
+        }
     }
+    return penalty;
 }
 
-void attention_forward(float *mixed, float *log_sum, const float *q, const float *k, const float *v, const Pack *p, const ModelConfig *c,
-                       float *work)
+double attention_forward(float *mixed, float *sums, const Attention *t)
 {
+    const Pack *p = t->pack;
+    double penalty = 0;
+    if (t->how.pruned) memset(mixed, 0, p->rows * t->config->heads * t->config->head_dim * sizeof *mixed);
     for (size_t s = 0; s < p->samples; s++) {
-        for (uint32_t i = 0; i < c->heads; i++) {
-            Head h = head_at(q, k, v, c, i, p->start[s], p->start[s + 1]);
-            head_forward(mixed + p->start[s] * h.ld_q + i * h.dim, log_sum + p->start[s] * c->heads + i, c->heads, &h, work);
+        for (uint32_t i = 0; i < merged_heads(&t->how); i++) {
+            Head h = head_at(t, i, p->start[s], p->start[s + 1]);
+            penalty += head_forward(mixed, sums, &h);
         }
     }
+    return penalty;
 }
 
 static float row_dot(const float *x, const float *y, size_t len)
@@ -66,43 +107,82 @@ VECTOR_LOOPS static void row_score_backward(float *restrict d_score, const float
     for (size_t i = 0; i < len; i++) d_score[i] = weight[i] * (d_score[i] - pull);
 }
 
-typedef struct HeadGrads { float *d_q, *d_k, *d_v; const float *d_mixed, *mixed, *log_sum; size_t ld_sum; } HeadGrads;
-
-static void head_backward(const HeadGrads *g, const Head *h, float *weight)
+/* With weights w = f(s) / sum(f) and pull = sum(d_w w): d_s = f'(s) / sum(f) (d_w - pull). row: scores that become weights;
+ * d_row: from d_w to d_s. */
+static void row_backward(const LayerVariant *how, float *row, float *d_row, float sum, float pull, size_t len)
 {
-    for (size_t begin = 0; begin < h->rows; begin += ATTENTION_BLOCK) {
-        size_t n = h->rows - begin < ATTENTION_BLOCK ? h->rows - begin : ATTENTION_BLOCK, seen = begin + n, at = begin * h->ld_q;
-        float *d_score = weight + n * seen;
-        block_scores(weight, h, begin, n, seen);
-        product((Product){.turn_b = true, .alpha = 1}, d_score, seen, g->d_mixed + at, h->ld_q, h->v, h->ld_k, n, seen, h->dim);
-        for (size_t i = 0; i < n; i++) {
-            size_t len = begin + i + 1, row = at + i * h->ld_q;
-            (void)exp_shifted(weight + i * seen, g->log_sum[(begin + i) * g->ld_sum], len);
-            row_score_backward(d_score + i * seen, weight + i * seen, row_dot(g->d_mixed + row, g->mixed + row, h->dim), len);
-            memset(weight + i * seen + len, 0, (seen - len) * sizeof *weight);
-            memset(d_score + i * seen + len, 0, (seen - len) * sizeof *weight);
-        }
-        Product add = {.turn_a = true, .accumulate = true, .alpha = 1}, add_scaled = add;
-        add_scaled.alpha = h->scale;
-        product(add, g->d_v, h->ld_k, weight, seen, g->d_mixed + at, h->ld_q, seen, h->dim, n);
-        product(add_scaled, g->d_k, h->ld_k, d_score, seen, h->q + at, h->ld_q, seen, h->dim, n);
-        product((Product){.alpha = h->scale}, g->d_q + at, h->ld_q, d_score, seen, h->k, h->ld_k, n, h->dim, seen);
+    if (how->softmax == SOFTMAX_EXP) {
+        (void)exp_shifted(row, sum, len);
+        row_score_backward(d_row, row, pull, len);
+        return;
+    }
+    bool quad = how->softmax == SOFTMAX_2QUAD;
+    float by = 1.0f / sum;
+    for (size_t i = 0; i < len; i++) {
+        float f = quad ? row[i] + how->shift : row[i] > 0 ? row[i] : 0, slope = quad ? 2 * f : row[i] > 0 ? 1 : 0;
+        row[i] = (quad ? f * f : f) * by;
+        d_row[i] = slope * by * (d_row[i] - pull);
     }
 }
 
-void attention_backward(float *d_q, float *d_k, float *d_v, const float *d_mixed, const float *mixed, const float *log_sum,
-                        const float *q, const float *k, const float *v, const Pack *p, const ModelConfig *c, float *work)
+/* Weights and gradients of the scores of one block, from what the gradients of the mixed values say; row_weight: see train.h. */
+static void block_backward(const AttentionGrads *g, const Head *h, size_t begin, size_t n, size_t seen, float row_weight)
 {
-    size_t ld_k = (size_t)c->kv_heads * c->head_dim;
-    memset(d_k, 0, p->rows * ld_k * sizeof *d_k);
-    memset(d_v, 0, p->rows * ld_k * sizeof *d_v);
+    const Attention *t = h->t;
+    float *weight = t->work, *d_score = weight + n * seen;
+    block_scores(weight, h, begin, n, seen);
+    for (uint32_t m = 0; m < t->how.size; m++) {
+        Place at = member_at(h, m, begin);
+        product((Product){.turn_b = true, .accumulate = m > 0, .alpha = 1}, d_score, seen, g->d_mixed + at.q, h->ld_q, t->v + at.k, h->ld_k,
+                n, seen, h->dim);
+    }
+    for (size_t i = 0; i < n; i++) {
+        float *row = weight + i * seen, *d_row = d_score + i * seen, pull = 0, push = 0;
+        size_t len = begin + i + 1, top = 0;
+        for (uint32_t m = 0; m < t->how.size; m++) {
+            size_t at = member_at(h, m, begin + i).q;
+            pull += row_dot(g->d_mixed + at, g->mixed + at, h->dim);
+        }
+        if (t->how.row_bound && row_weight != 0) {
+            for (size_t j = 1; j < len; j++) top = row[j] > row[top] ? j : top;
+            push = 2 * row_weight * row_excess(t, h->merged, row[top]);
+        }
+        row_backward(&t->how, row, d_row, g->sums[(h->from + begin + i) * t->config->heads + h->merged], pull, len);
+        d_row[top] += push;
+        memset(row + len, 0, (seen - len) * sizeof *row);
+        memset(d_row + len, 0, (seen - len) * sizeof *d_row);
+    }
+}
+
+static void head_backward(const AttentionGrads *g, const Head *h, float row_weight)
+{
+    const Attention *t = h->t;
+    for (size_t begin = 0; begin < h->rows; begin += ATTENTION_BLOCK) {
+        size_t n = h->rows - begin < ATTENTION_BLOCK ? h->rows - begin : ATTENTION_BLOCK, seen = begin + n;
+        const float *weight = t->work, *d_score = weight + n * seen;
+        block_backward(g, h, begin, n, seen, row_weight);
+        Product add = {.turn_a = true, .accumulate = true, .alpha = 1}, add_scaled = add;
+        add_scaled.alpha = t->how.scale;
+        for (uint32_t m = 0; m < t->how.size; m++) {
+            Place at = member_at(h, m, begin);
+            product(add, g->d_v + at.k, h->ld_k, weight, seen, g->d_mixed + at.q, h->ld_q, seen, h->dim, n);
+            product(add_scaled, g->d_k + at.k, h->ld_k, d_score, seen, t->q + at.q, h->ld_q, seen, h->dim, n);
+            product((Product){.alpha = t->how.scale}, g->d_q + at.q, h->ld_q, d_score, seen, t->k + at.k, h->ld_k, n, h->dim, seen);
+        }
+    }
+}
+
+void attention_backward(const AttentionGrads *g, const Attention *t, float row_weight)
+{
+    const Pack *p = t->pack;
+    size_t bytes = p->rows * t->config->head_dim * sizeof *g->d_q;
+    if (t->how.pruned) memset(g->d_q, 0, bytes * t->config->heads);
+    memset(g->d_k, 0, bytes * t->config->kv_heads);
+    memset(g->d_v, 0, bytes * t->config->kv_heads);
     for (size_t s = 0; s < p->samples; s++) {
-        for (uint32_t i = 0; i < c->heads; i++) {
-            Head h = head_at(q, k, v, c, i, p->start[s], p->start[s + 1]);
-            size_t at = p->start[s] * h.ld_q + i * h.dim, at_k = (size_t)(h.k - k);
-            const float *sums = log_sum + p->start[s] * c->heads + i;
-            HeadGrads g = {d_q + at, d_k + at_k, d_v + at_k, d_mixed + at, mixed + at, sums, c->heads};
-            head_backward(&g, &h, work);
+        for (uint32_t i = 0; i < merged_heads(&t->how); i++) {
+            Head h = head_at(t, i, p->start[s], p->start[s + 1]);
+            head_backward(g, &h, row_weight);
         }
     }
 }

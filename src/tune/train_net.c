@@ -2,7 +2,6 @@
  *
  * Layer by layer, with the layer's activations kept for the way back. Layers below the cut share one set of activations,
  * since nobody comes back for them. Runs on the thread that calls it (see train.h). */
-#include "model/layers.h"
 #include "tune/train.h"
 
 #include <math.h>
@@ -12,7 +11,7 @@ enum { HEAD_ROWS = 256 };                      // rows whose logits are held at 
 
 // What one layer keeps, each (rows, columns), and the residual stream before and between its halves.
 typedef struct LayerActs {
-    float *x, *attn_in, *q, *k, *v, *log_sum, *mixed, *x_mid, *ffn_in, *gate, *up, *hidden;
+    float *x, *attn_in, *q, *k, *v, *sums, *mixed, *x_mid, *ffn_in, *gate, *up, *hidden;
     float *attn_inv, *ffn_inv;                 // (rows)
     float *low[MAT_COUNT];                     // (rows, rank) scale * A x, where there are factors
 } LayerActs;
@@ -23,6 +22,8 @@ struct NetScratch {
     float *x, *d_x, *d_norm, *d_q, *d_k, *d_v, *d_mixed, *d_gate, *d_up, *d_hidden, *d_low;
     float *work, *logits;                      // attention; (HEAD_ROWS, vocab)
     float *top, *top_norm, *top_inv, *d_top, *d_top_norm;          // the learned rows alone
+    double excess, row_penalty;                // of the pack's row maxima: squares, added up; see net_row_penalty
+    size_t bounded;                            // softmaxes of all layers that have a row bound
 };
 
 // ---- scratch ---------------------------------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ static void acts_new(LayerActs *out, const Net *n, uint32_t layer, size_t rows, 
     out->q = arena_new(a, float, rows * q);
     out->k = arena_new(a, float, rows * k);
     out->v = arena_new(a, float, rows * k);
-    out->log_sum = arena_new(a, float, rows * c->heads);
+    out->sums = arena_new(a, float, rows * c->heads);
     out->mixed = arena_new(a, float, rows * q);
     out->x_mid = arena_new(a, float, rows * c->width);
     out->ffn_in = arena_new(a, float, rows * c->width);
@@ -158,43 +159,70 @@ static void project_backward(const Net *n, NetScratch *s, uint32_t layer, Matrix
 
 // ---- one layer -------------------------------------------------------------------------------------------------------
 
+static Attention attention_of(const Net *n, const NetScratch *s, const LayerActs *a, const LayerVariant *how, const Pack *p)
+{
+    return (Attention){a->q, a->k, a->v, p, &n->model->config, *how, n->row_slack, s->work};
+}
+
+static void hidden_forward(const LayerActs *a, const LayerVariant *how, size_t len)
+{
+    if (how->activation == ACTIVATION_BASE) swiglu_forward(a->hidden, a->gate, a->up, len);
+    else gated_forward(a->hidden, a->gate, a->up, how->activation, len);
+}
+
 /* out (rows, width): the residual stream after the layer; may be a->x. */
 static void layer_forward(const Net *n, NetScratch *s, const LayerActs *a, uint32_t layer, float *out, const Pack *p)
 {
     const ModelConfig *c = &n->model->config;
     const LayerWeights *w = &n->model->layer[layer];
+    const LayerVariant how = variant_layer(n->variant, c, layer);
+    const Attention t = attention_of(n, s, a, &how, p);
     size_t rows = p->rows, bytes = rows * c->width * sizeof *out;
-    rmsnorm_forward(a->attn_in, a->attn_inv, a->x, w->attn_norm, rows, c->width, c->norm_eps);
+    rmsnorm_held_forward(a->attn_in, a->attn_inv, a->x, w->attn_norm, rows, c->width, c->norm_eps, how.hold[0]);
     project(n, a, layer, MAT_Q, a->q, a->attn_in, rows, false);
     project(n, a, layer, MAT_K, a->k, a->attn_in, rows, false);
     project(n, a, layer, MAT_V, a->v, a->attn_in, rows, false);
     rope_turn(a->q, n->rope, p->position, rows, c->heads, c->head_dim, false);
     rope_turn(a->k, n->rope, p->position, rows, c->kv_heads, c->head_dim, false);
-    attention_forward(a->mixed, a->log_sum, a->q, a->k, a->v, p, c, s->work);
+    s->excess += attention_forward(a->mixed, a->sums, &t);
+    s->bounded += how.row_bound ? merged_heads(&how) : 0;
     memcpy(a->x_mid, a->x, bytes);
     project(n, a, layer, MAT_O, a->x_mid, a->mixed, rows, true);
-    rmsnorm_forward(a->ffn_in, a->ffn_inv, a->x_mid, w->ffn_norm, rows, c->width, c->norm_eps);
+    const float *entry = how.side_by_side ? a->x : a->x_mid;
+    rmsnorm_held_forward(a->ffn_in, a->ffn_inv, entry, w->ffn_norm, rows, c->width, c->norm_eps, how.hold[1]);
     project(n, a, layer, MAT_GATE, a->gate, a->ffn_in, rows, false);
     project(n, a, layer, MAT_UP, a->up, a->ffn_in, rows, false);
-    swiglu_forward(a->hidden, a->gate, a->up, rows * c->ffn);
+    hidden_forward(a, &how, rows * c->ffn);
     memcpy(out, a->x_mid, bytes);
     project(n, a, layer, MAT_DOWN, out, a->hidden, rows, true);
 }
 
-/* d_x: from the gradient after the layer to the one before it; left unfinished at the lowest layer of a tuning. */
-static void layer_backward(const Net *n, NetScratch *s, uint32_t layer, const LayerGrads *g, const Pack *p)
+/* d_x: what comes back through the FFN added to it. */
+static void ffn_backward(const Net *n, NetScratch *s, uint32_t layer, const LayerVariant *how, const LayerGrads *g, size_t rows)
 {
     const ModelConfig *c = &n->model->config;
     const LayerWeights *w = &n->model->layer[layer];
     const LayerActs *a = &s->layer[layer];
-    size_t rows = p->rows;
+    size_t len = rows * c->ffn;
     project_backward(n, s, layer, MAT_DOWN, g, s->d_hidden, s->d_x, a->hidden, rows, false);
-    swiglu_backward(s->d_gate, s->d_up, s->d_hidden, a->gate, a->up, rows * c->ffn);
+    if (how->activation == ACTIVATION_BASE) swiglu_backward(s->d_gate, s->d_up, s->d_hidden, a->gate, a->up, len);
+    else gated_backward(s->d_gate, s->d_up, s->d_hidden, a->gate, a->up, how->activation, len);
     project_backward(n, s, layer, MAT_GATE, g, s->d_norm, s->d_gate, a->ffn_in, rows, false);
     project_backward(n, s, layer, MAT_UP, g, s->d_norm, s->d_up, a->ffn_in, rows, true);
-    rmsnorm_backward(s->d_x, g->ffn_norm, s->d_norm, a->x_mid, w->ffn_norm, a->ffn_inv, rows, c->width);
-    project_backward(n, s, layer, MAT_O, g, s->d_mixed, s->d_x, a->mixed, rows, false);
-    attention_backward(s->d_q, s->d_k, s->d_v, s->d_mixed, a->mixed, a->log_sum, a->q, a->k, a->v, p, c, s->work);
+    const float *entry = how->side_by_side ? a->x : a->x_mid;
+    rmsnorm_held_backward(s->d_x, g->ffn_norm, s->d_norm, entry, w->ffn_norm, a->ffn_inv, rows, c->width, how->hold[1]);
+}
+
+/* d_x: what comes back from d_mixed added to it, unless nobody needs it. */
+static void attend_backward(const Net *n, NetScratch *s, uint32_t layer, const LayerVariant *how, const LayerGrads *g, const Pack *p,
+                            float row_weight)
+{
+    const ModelConfig *c = &n->model->config;
+    const LayerWeights *w = &n->model->layer[layer];
+    const LayerActs *a = &s->layer[layer];
+    const Attention t = attention_of(n, s, a, how, p);
+    size_t rows = p->rows;
+    attention_backward(&(AttentionGrads){s->d_q, s->d_k, s->d_v, s->d_mixed, a->mixed, a->sums}, &t, row_weight);
     rope_turn(s->d_q, n->rope, p->position, rows, c->heads, c->head_dim, true);
     rope_turn(s->d_k, n->rope, p->position, rows, c->kv_heads, c->head_dim, true);
     bool lowest = n->adapter && layer == n->first;
@@ -202,7 +230,18 @@ static void layer_backward(const Net *n, NetScratch *s, uint32_t layer, const La
     project_backward(n, s, layer, MAT_Q, g, d_norm, s->d_q, a->attn_in, rows, false);
     project_backward(n, s, layer, MAT_K, g, d_norm, s->d_k, a->attn_in, rows, true);
     project_backward(n, s, layer, MAT_V, g, d_norm, s->d_v, a->attn_in, rows, true);
-    if (!lowest) rmsnorm_backward(s->d_x, g->attn_norm, s->d_norm, a->x, w->attn_norm, a->attn_inv, rows, c->width);
+    if (!lowest) rmsnorm_held_backward(s->d_x, g->attn_norm, s->d_norm, a->x, w->attn_norm, a->attn_inv, rows, c->width, how->hold[0]);
+}
+
+/* d_x: from the gradient after the layer to the one before it; left unfinished at the lowest layer of a tuning. */
+static void layer_backward(const Net *n, NetScratch *s, uint32_t layer, const LayerGrads *g, const Pack *p, float row_weight)
+{
+    const LayerVariant how = variant_layer(n->variant, &n->model->config, layer);
+    const float *mixed = s->layer[layer].mixed;
+    if (how.side_by_side) project_backward(n, s, layer, MAT_O, g, s->d_mixed, s->d_x, mixed, p->rows, false);
+    ffn_backward(n, s, layer, &how, g, p->rows);
+    if (!how.side_by_side) project_backward(n, s, layer, MAT_O, g, s->d_mixed, s->d_x, mixed, p->rows, false);
+    attend_backward(n, s, layer, &how, g, p, row_weight);
 }
 
 // ---- head ------------------------------------------------------------------------------------------------------------
@@ -258,6 +297,8 @@ static double head_run(const Net *n, NetScratch *s, const Pack *p, const Grads *
     return loss;
 }
 
+double net_row_penalty(const NetScratch *s) { return s->row_penalty; }
+
 // ---- the whole -------------------------------------------------------------------------------------------------------
 
 double net_run(const Net *n, NetScratch *s, const Pack *p, const Grads *grads, float weight)
@@ -266,6 +307,7 @@ double net_run(const Net *n, NetScratch *s, const Pack *p, const Grads *grads, f
     ASSERT(p->rows <= s->rows);
     if (!p->rows) return 0;
     float *x = n->first ? s->below.x : s->layer[0].x;
+    s->excess = 0, s->bounded = 0;
     for (size_t r = 0; r < p->rows; r++) {
         ASSERT(p->token[r] >= 0 && (uint32_t)p->token[r] < c->vocab);
         memcpy(x + r * c->width, n->model->embed + (size_t)p->token[r] * c->width, c->width * sizeof *x);
@@ -275,9 +317,11 @@ double net_run(const Net *n, NetScratch *s, const Pack *p, const Grads *grads, f
         float *out = l + 1 == c->layers ? s->x : l + 1 < n->first ? s->below.x : s->layer[l + 1].x;
         layer_forward(n, s, acts, l, out, p);
     }
-    double loss = head_run(n, s, p, grads, weight);
+    double loss = head_run(n, s, p, grads, weight), share = s->bounded ? (double)p->learned / (double)(p->rows * s->bounded) : 0;
+    s->row_penalty = s->excess * share;
     if (!grads) return loss;
-    for (uint32_t l = c->layers; l-- > n->first;) layer_backward(n, s, l, &grads->layer[l], p);
+    float row_weight = (float)(share * (double)weight * (double)n->row_weight);
+    for (uint32_t l = c->layers; l-- > n->first;) layer_backward(n, s, l, &grads->layer[l], p, row_weight);
     if (grads->embed) {
         for (size_t r = 0; r < p->rows; r++) {
             float *d = grads->embed + (size_t)p->token[r] * c->width;
