@@ -228,7 +228,7 @@ static void whole_new(Whole *w, bool tied, bool tuned)
         w->net.adapter = &w->adapter;
         params_of_adapter(&w->params, c, &w->adapter, &w->arena);
         w->values = arena_new(&w->arena, float, w->params.total);
-        params_bind_adapter(&w->adapter, c, w->values);
+        params_bind_adapter(&w->adapter, c, w->values, &w->arena);
         params_init_adapter(&w->adapter, c, 1);
         for (size_t i = 0; i < w->params.total; i++) w->values[i] += (float)(0.2 * (test_random() - 0.5));
     }

@@ -45,10 +45,12 @@ static Result config_check_variants(const Json *o)
 static Result config_parse_scale(AdapterConfig *out, const Json *o)
 {
     bool rooted;
-    double alpha;
+    double alpha, dropout;
     GUARD(json_get_u32(&out->rank, o, "r", 1, MAX_RANK));
     GUARD(json_get_real(&alpha, o, "lora_alpha", -1e6, 1e6));
+    GUARD(json_get_real_or(&dropout, o, "lora_dropout", 0, 1, 0));
     GUARD(json_get_bool_or(&rooted, o, "use_rslora", false));
+    out->dropout = (float)dropout;
     out->scale = (float)(alpha / (rooted ? sqrt((double)out->rank) : (double)out->rank));
     return OK;
 }
@@ -167,6 +169,7 @@ static Result pair_take(LoraPair *p, TensorFile *f, const AdapterConfig *g, cons
 static Result adapter_take(Adapter *out, TensorFile *f, const AdapterConfig *g, const ModelConfig *c)
 {
     out->first = out->layers = c->layers;
+    out->dropout = g->dropout;
     out->pair = arena_alloc(&out->arena, c->layers, sizeof *out->pair);
     for (uint32_t l = c->layers; l-- > 0;) {
         for (MatrixKind m = 0; m < MAT_COUNT; m++) {
@@ -286,7 +289,7 @@ static Result adapter_write_config(const Adapter *a, const LoraPair *p, const ch
     json_put(o, "r", json_of_uint(p->rank));
     json_put(o, "lora_alpha", alpha == floor(alpha) ? json_of_int((int64_t)alpha) : json_of_real(alpha));
     config_put_targets(o, a);
-    json_put(o, "lora_dropout", json_of_real(0));
+    json_put(o, "lora_dropout", json_of_float(a->dropout));
     json_put(o, "use_rslora", json_of_bool(false));
     json_put(o, "use_dora", json_of_bool(false));
     json_put(o, "fan_in_fan_out", json_of_bool(false));

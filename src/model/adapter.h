@@ -7,7 +7,7 @@
 /* What adapter_config.json says. */
 typedef struct AdapterConfig {
     uint32_t rank;
-    float scale;
+    float scale, dropout;
     bool wanted[MAT_COUNT];                    // matrices adapted in every chosen layer, where every_layer or chosen[layer]
     bool every_layer, *chosen;                 // chosen: (layers)
     bool (*single)[MAT_COUNT];                 // (layers): targets named by their full path

@@ -101,10 +101,15 @@ void model_random(Model *out, const ModelConfig *c, uint64_t seed);
 
 /* LoRA factors: the matrix becomes W + scale * B A. A (rank, cols), B (rows, rank); NULL where a matrix has none. */
 typedef struct LoraPair { float *a, *b; uint32_t rank; float scale; } LoraPair;
+typedef enum { FACTOR_NONE, FACTOR_A, FACTOR_B } LoraFactor;
 typedef struct Adapter {
     uint32_t layers;                           // of the model it belongs to
     uint32_t first;                            // the lowest layer that has factors: layers below stay public
     LoraPair (*pair)[MAT_COUNT];               // (layers)
+    float dropout;                             // of the factors' input while it was trained: lora_dropout of PEFT
+    bool share_qkv, share_gate_up;             // one A for these matrices of a layer: equal copies in files
+    LoraFactor fixed;                          // drawn from fixed_seed and never trained: public (params_init_adapter)
+    uint64_t fixed_seed;
     Arena arena;
 } Adapter;
 CHECKED Result adapter_load(Adapter *out, const char *dir, const ModelConfig *c);

@@ -8,8 +8,12 @@
  * A pack is a set of samples, one after another along the rows and without padding: rows see only rows of their own sample,
  * and positions restart with each.
  *
- * Whole-model training has every weight as a parameter. Tuning has the LoRA factors of the layers from `first` up: layers
- * below run forward only, and the backward pass stops at the cut. */
+ * Whole-model training has every weight as a parameter. Tuning has the LoRA factors of the layers from `first` up, or these
+ * layers' own weights: layers below run forward only, and the backward pass stops at the cut. What they give, the *cut*, is
+ * computed sample by sample, so that it follows from the sample alone and may be kept.
+ *
+ * A *student* learns from its labels, and from a *teacher*, a network of the same shape that runs beside it on the same pack:
+ * from the teacher's residual stream and from its logits. */
 #ifndef MARILL_TRAIN_H
 #define MARILL_TRAIN_H
 
@@ -31,19 +35,25 @@ typedef struct Params {
 typedef struct LayerGrads { float *attn_norm, *ffn_norm, *mat[MAT_COUNT], *a[MAT_COUNT], *b[MAT_COUNT]; } LayerGrads;
 typedef struct Grads { float *embed, *head, *final_norm; LayerGrads *layer; } Grads;
 
-/* The layout of a whole model, and of the factors that an adapter has. */
+/* The layout of a whole model, of the layers from `first` on, and of the factors that an adapter has: a factor A that matrices
+ * share is there once, a fixed factor not at all. */
 void params_of_model(Params *out, const ModelConfig *c, Arena *a);
+void params_of_layers(Params *out, const ModelConfig *c, uint32_t first, Arena *a);
 void params_of_adapter(Params *out, const ModelConfig *c, const Adapter *adapter, Arena *a);
-/* Points a model's weights, or an adapter's factors, into `values` (total). */
+/* Points a model's weights, its upper layers alone, or an adapter's factors into `values` (total). m->layer and, for fixed
+ * factors, what they lie in are new memory of `a`; params_bind_layers copies the weights there are. */
 void params_bind_model(Model *m, float *values, Arena *a);
-void params_bind_adapter(Adapter *adapter, const ModelConfig *c, float *values);
+void params_bind_layers(Model *m, uint32_t first, float *values, Arena *a);
+void params_bind_adapter(Adapter *adapter, const ModelConfig *c, float *values, Arena *a);
 /* Views of gradients; adapter NULL for the whole model. */
 void params_bind_grads(Grads *out, const ModelConfig *c, const Adapter *adapter, float *values, Arena *a);
+void params_bind_layer_grads(Grads *out, const ModelConfig *c, uint32_t first, float *values, Arena *a);
 /* Normal(0, std) for products and embedding, with std / sqrt(2 layers) for the two that write to the residual stream; ones
  * for norms. */
 void params_init_model(const Model *m, float *values, double std, uint64_t seed);
-/* A uniform in +-1/sqrt(cols) (PEFT's Kaiming start), B zero. */
-void params_init_adapter(const Adapter *adapter, const ModelConfig *c, uint64_t seed);
+/* A uniform in +-1/sqrt(cols) (PEFT's Kaiming start), B zero; where B is fixed, B uniform in +-sqrt(3 / rank), of variance
+ * 1 / rank, and A zero. Fixed factors follow from the seed alone, and it is noted as their seed. */
+void params_init_adapter(Adapter *adapter, const ModelConfig *c, uint64_t seed);
 
 // ---- network ---------------------------------------------------------------------------------------------------------
 
@@ -52,9 +62,12 @@ typedef struct Pack {
     int32_t *token, *target;                   // (rows); target -1: nothing to learn at this row
     uint32_t *position;                        // (rows)
     size_t *start;                             // (samples + 1) first row of each
+    size_t *source;                            // (samples) which of the samples given to pack_fill it is
+    uint64_t *noise;                           // (samples) what its dropout masks follow from; 0: nothing is dropped
+    const float **cut;                         // (samples) its residual stream at the cut (its rows, width); NULL: not known yet
 } Pack;
 
-/* Copies samples into a pack that has room (pack_new); returns how many fitted, at least one. */
+/* Copies samples into a pack that has room (pack_new); returns how many fitted, at least one. noise and cut are cleared. */
 Pack *pack_new(size_t rows, Arena *a);
 size_t pack_fill(Pack *p, size_t capacity, const Sample *samples, size_t count);
 
@@ -67,15 +80,35 @@ typedef struct Net {
     /* Where the variant has row bounds, net_run's gradient has that of row_weight times the mean over rows, softmaxes and layers of
      * max(0, |largest score - bound| - row_slack)^2 added, as if each learned row lost as much. */
     float row_weight, row_slack;
+    float dropout;                             // share of the factors' inputs that is dropped in samples with noise
 } Net;
 
 /* Scratch of one thread for packs of up to `rows` rows. */
 typedef struct NetScratch NetScratch;
 NetScratch *net_scratch(const Net *n, size_t rows, Arena *a);
-/* Returns the sum of the cross-entropy over the learned rows, in nats; with grads, adds weight times its gradient. */
+
+/* What a loss counts in the objective, and so in the gradient. A row's: the cross-entropy and the divergence of a learned one
+ * in nats, the error of hidden states of any one. */
+typedef struct Teacher Teacher;
+typedef struct Objective {
+    float labels;                              // the cross-entropy
+    float logits, temperature;                 // temperature^2 KL(teacher || student) of logits / temperature
+    float hidden;                              // |student - teacher|^2 / |teacher|^2 after each layer from the cut on, their mean
+    float row_bound;                           // a learned row's share of the penalty on row maxima, times the net's row_weight
+    Teacher *teacher;                          // of this thread; may be NULL where logits and hidden are 0
+} Objective;
+typedef struct Losses { double labels, logits, hidden, row_bound; } Losses; // sums over rows, without the factors above
+/* Runs a pack; with grads, adds the gradient of the objective. What counts 0 is computed only if all is 0 (labels). */
+Losses net_learn(const Net *n, NetScratch *s, const Pack *p, const Objective *o, const Grads *grads);
+/* The same for the labels alone: returns the sum of the cross-entropy over the learned rows. */
 double net_run(const Net *n, NetScratch *s, const Pack *p, const Grads *grads, float weight);
-/* Of the last net_run, row_weight left out: learned rows times that mean, so that it adds up over packs as the cross-entropy does. */
+/* Of the last net_run or net_learn, row_weight left out: learned rows times that mean, so that it adds up over packs as the cross-entropy does. */
 double net_row_penalty(const NetScratch *s);
+/* out (rows, width): the residual stream at the cut of a sample of rows + 1 tokens. The same bits wherever it is called. */
+void net_cut(const Net *n, NetScratch *s, float *out, const int32_t *tokens, size_t rows);
+
+/* One thread's teacher for packs of up to `rows` rows. The layers below the student's cut are shared where shares_cut. */
+Teacher *teacher_new(const Model *m, const float *rope, uint32_t cut, bool shares_cut, size_t rows, Arena *a);
 
 /* Causal attention of one layer inside each sample, as its variant has it. q (rows, heads * head_dim), k and v (rows, kv_heads *
  * head_dim) are turned already. work: 2 * ATTENTION_BLOCK * longest sample floats. */

@@ -60,7 +60,7 @@ static Result tuning_run(TuneRun *run, const char *path, const TrainOptions *o)
     params_of_adapter(&p, c, &run->adapter, &run->arena);
     float *values = arena_new(&run->arena, float, p.total);
     float *rope = arena_new(&run->arena, float, (size_t)r->context * c->head_dim);
-    params_bind_adapter(&run->adapter, c, values);
+    params_bind_adapter(&run->adapter, c, values, &run->arena);
     params_init_adapter(&run->adapter, c, r->seed);
     rope_table(rope, c, r->context);
     Net net = {.model = &run->base, .adapter = &run->adapter, .first = first, .rope = rope};
