@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { ALIGN = 64, CHUNK_FIRST = 64 << 10, CHUNK_DOUBLED = 16 << 20, WIPED_A_PART = 1 << 20 };
+enum { ALIGN = 64, CHUNK_FIRST = 64 << 10, CHUNK_DOUBLED = 16 << 20, CLEARED_A_PART = 128 << 10 };
 
 struct ArenaChunk {
     _Alignas(ALIGN) struct ArenaChunk *prev;
@@ -41,14 +41,20 @@ static struct ArenaChunk *chunk_make(size_t size, bool secret)          // NULL:
     return c;
 }
 
-static void wipe_part(void *ctx, size_t begin, size_t end)
+static void clear_part(void *ctx, size_t begin, size_t end)
 {
     wipe((uint8_t *)ctx + begin, end - begin);
 }
 
+/* As wipe, by all threads where it is long. */
+static void clear(uint8_t *p, size_t len)
+{
+    parallel_for(len, CLEARED_A_PART, clear_part, p);
+}
+
 static void chunk_clear(struct ArenaChunk *c, size_t from)
 {
-    if (c->at > from) parallel_for(c->at - from, WIPED_A_PART, wipe_part, chunk_data(c) + from);
+    if (c->at > from) clear(chunk_data(c) + from, c->at - from);
     c->at = from;
 }
 
@@ -105,7 +111,7 @@ static void *arena_take(Arena *a, size_t count, size_t size, bool zero)      // 
     void *block = chunk_data(a->last) + a->last->at;
     if (zero && a->last->dirty > a->last->at) {
         size_t left = a->last->dirty - a->last->at;
-        memset(block, 0, left < bytes ? left : bytes);
+        clear(block, left < bytes ? left : bytes);
     }
     a->last->at += bytes;
     a->used += bytes;

@@ -116,7 +116,7 @@ CHECKED Result folder_make(const char *path, unsigned mode);                 // 
 
 // ---- threads and time ------------------------------------------------------------------------------------------------
 
-void threads_start(unsigned count);            // once, before the first parallel_for; 0: one a core. Without it: 1
+void threads_start(unsigned count);            // once, before the first parallel_for; at most 256; 0: one a core. Without it: 1
 unsigned threads_count(void);
 /* Calls body(ctx, begin, end) over disjoint ranges that cover 0..n, each at least `grain` long (unless n is less), and
  * returns when all are done. The split depends on n, grain and the number of threads alone. */

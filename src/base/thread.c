@@ -1,12 +1,15 @@
 /* thread.c - the pool of threads, and clocks.
  *
- * A parallel_for is cut into parts by its size, its grain and the number of threads; threads, the caller among them, take
- * the next part until none is left. Who computes which part varies, the parts never do: a sum made part by part is the
- * same in every run. The same parts are run one after another, by the caller alone, where there is no pool to ask: before
+ * A parallel_for is cut into parts by its size, its grain and the number of threads. Each thread, the caller among them, has a run of
+ * neighbouring parts of its own, the same in every job of that size: what it wrote in one job it reads in the next, from its own caches.
+ * Who is through with his takes what is left of the others'. Who computes which part varies, the parts never do: a sum made part by
+ * part is the same in every run. The same parts are run one after another, by the caller alone, where there is no pool to ask: before
  * threads_start, inside another parallel_for, while another thread has the pool, and in a child process after fork.
  *
- * Jobs come in quick succession and waking a sleeper costs as much as a small job, so whoever waits looks for some
- * microseconds before it sleeps; longer would take cores from the other parties on the same machine. */
+ * Jobs come in quick succession and waking a sleeper costs as much as a small job (more in a virtual machine, whose idle core has to be
+ * fetched back), so whoever waits looks for a while before it sleeps: some microseconds with its core, then some more in which it gives
+ * the core to whoever wants it, such as the other parties on the same machine. Who looks takes no lock: a job is entered and left by one
+ * atomic word, and locks are for those who sleep. */
 #include "base/base.h"
 
 #include <pthread.h>
@@ -18,43 +21,63 @@
 
 enum {
     PARTS_A_THREAD = 4,                        // so that a thread that is held up holds up little
-    LOOKS = 400                                // before sleep: some 15 us where a pause is 140 cycles, 5 where it is 40
+    LOOKS = 400,                               // with a pause after each: some 15 us where it is 140 cycles, 5 where it is 40
+    LOOKS_YIELDING = 300,                      // then, with the core for whoever wants it: some 100 us where nobody does
+    MOST_THREADS = 256
 };
 
 typedef struct {
     void (*body)(void *ctx, size_t begin, size_t end);
     void *ctx;
     size_t n, parts;
-    atomic_size_t next;
+    unsigned hands;                            // threads that have runs of parts: 1 where the caller is alone
 } Job;
+
+/* The next part of a thread's run. A line of its own: its owner writes it at every part. */
+typedef struct { _Alignas(64) atomic_size_t next; } Run;
+
+/* The state of the pool: workers inside the job (low bits), whether it may be entered, and the job's number. */
+#define STATE_INSIDE UINT64_C(0xFFFF)
+#define STATE_OPEN (UINT64_C(1) << 16)
+#define STATE_NUMBER (UINT64_C(1) << 17)
 
 static struct {
     pthread_mutex_t user;                      // held by the thread whose job it is
-    pthread_mutex_t lock;                      // guards what follows
+    pthread_mutex_t lock;                      // of those who sleep
     pthread_cond_t work, done;
-    Job *job;                                  // NULL once its parts are all taken
-    atomic_ullong jobs;                        // so far: a worker enters each at most once
-    atomic_uint inside;                        // workers that have entered the job
-    unsigned asleep;                           // workers that wait for work to be signalled
+    Job job;                                   // written while nobody is inside
+    Run run[MOST_THREADS];
+    atomic_uint_fast64_t state;
+    atomic_uint asleep;                        // workers that wait for work to be signalled
+    atomic_bool waits;                         // the caller sleeps until nobody is inside
 } pool = {.user = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER,
           .work = PTHREAD_COND_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
 static unsigned thread_count = 1;
 static bool pool_started;                      // in this process
 static _Thread_local bool in_job;
 
-static void job_run(Job *job)
+static size_t share_of(size_t n, size_t i, size_t of) { return (size_t)((unsigned __int128)n * i / of); }
+
+static void part_run(const Job *job, size_t i)
 {
-    for (;;) {
-        size_t i = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
-        if (i >= job->parts) return;
-        size_t begin = (size_t)((unsigned __int128)job->n * i / job->parts);
-        size_t end = (size_t)((unsigned __int128)job->n * (i + 1) / job->parts);
-        job->body(job->ctx, begin, end);
+    job->body(job->ctx, share_of(job->n, i, job->parts), share_of(job->n, i + 1, job->parts));
+}
+
+static void job_run(const Job *job, unsigned me)
+{
+    for (unsigned k = 0; k < job->hands; k++) {
+        unsigned whose = (me + k) % job->hands;
+        size_t end = share_of(job->parts, whose + 1, job->hands);
+        for (size_t i; (i = atomic_fetch_add_explicit(&pool.run[whose].next, 1, memory_order_relaxed)) < end;) part_run(job, i);
     }
 }
 
-static void pause_briefly(void)
+static void pause_briefly(int looks)
 {
+    if (looks >= LOOKS) {
+        sched_yield();
+        return;
+    }
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -62,29 +85,39 @@ static void pause_briefly(void)
 #endif
 }
 
-static void *worker_run(void *unused)
+/* Enters the job of `state`, unless there is none to enter or it was `seen`. */
+static bool pool_enter(uint64_t state, uint64_t *seen)
 {
-    (void)unused;
+    if (!(state & STATE_OPEN) || state / STATE_NUMBER == *seen) return false;
+    if (!atomic_compare_exchange_strong(&pool.state, &state, state + 1)) return false;
+    *seen = state / STATE_NUMBER;
+    return true;
+}
+
+static void worker_wait(uint64_t *seen)
+{
+    for (int i = 0; i < LOOKS + LOOKS_YIELDING; i++, pause_briefly(i))
+        if (pool_enter(atomic_load_explicit(&pool.state, memory_order_relaxed), seen)) return;
+    pthread_mutex_lock(&pool.lock);
+    pool.asleep++;                             // before the last look: who opens a job looks here after that
+    for (uint64_t state; !pool_enter(state = pool.state, seen);)
+        if (!(state & STATE_OPEN) || state / STATE_NUMBER == *seen) pthread_cond_wait(&pool.work, &pool.lock);
+    pool.asleep--;
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void *worker_run(void *number)
+{
+    unsigned me = (unsigned)(uintptr_t)number;
+    uint64_t seen = 0;
     in_job = true;
-    unsigned long long seen = 0;
     for (;;) {
-        for (int i = 0; i < LOOKS && atomic_load_explicit(&pool.jobs, memory_order_relaxed) == seen; i++) pause_briefly();
+        worker_wait(&seen);
+        job_run(&pool.job, me);
+        uint64_t state = atomic_fetch_sub(&pool.state, 1) - 1;
+        if (state & (STATE_INSIDE | STATE_OPEN) || !pool.waits) continue;
         pthread_mutex_lock(&pool.lock);
-        if (!pool.job && pool.jobs != seen) {  // too late for that one: look for the next
-            seen = pool.jobs;
-            pthread_mutex_unlock(&pool.lock);
-            continue;
-        }
-        pool.asleep++;
-        while (!pool.job || pool.jobs == seen) pthread_cond_wait(&pool.work, &pool.lock);
-        pool.asleep--;
-        seen = pool.jobs;
-        Job *job = pool.job;
-        pool.inside++;
-        pthread_mutex_unlock(&pool.lock);
-        job_run(job);
-        pthread_mutex_lock(&pool.lock);
-        if (--pool.inside == 0) pthread_cond_signal(&pool.done);
+        pthread_cond_signal(&pool.done);
         pthread_mutex_unlock(&pool.lock);
     }
     return NULL;
@@ -95,8 +128,9 @@ static void pool_forget(void)
 {
     pool.user = pool.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     pool.work = pool.done = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
-    pool.job = NULL;
-    pool.inside = pool.asleep = 0;
+    atomic_store(&pool.state, 0);
+    atomic_store(&pool.asleep, 0);
+    atomic_store(&pool.waits, false);
     pool_started = in_job = false;
 }
 
@@ -114,11 +148,13 @@ void threads_start(unsigned count)
     if (!registered && pthread_atfork(NULL, NULL, pool_forget) != 0) bug("pthread_atfork failed");
     registered = true;
     thread_count = count ? count : cores_usable();
+    if (thread_count > MOST_THREADS) thread_count = MOST_THREADS;
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);                      // signals are for the threads that wait for them
     unsigned made = 0;
-    for (pthread_t t; made + 1 < thread_count && pthread_create(&t, NULL, worker_run, NULL) == 0; made++) pthread_detach(t);
+    for (pthread_t t; made + 1 < thread_count && pthread_create(&t, NULL, worker_run, (void *)(uintptr_t)(made + 1)) == 0; made++)
+        pthread_detach(t);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     pool_started = made > 0;                   // fewer threads than asked for: the same parts, by fewer hands
 }
@@ -128,31 +164,45 @@ unsigned threads_count(void)
     return thread_count;
 }
 
+static void pool_open(const Job *job)
+{
+    pool.job = *job;
+    for (unsigned i = 0; i < job->hands; i++)
+        atomic_store_explicit(&pool.run[i].next, share_of(job->parts, i, job->hands), memory_order_relaxed);
+    pool.state = (pool.state / STATE_NUMBER + 1) * STATE_NUMBER + STATE_OPEN;
+    if (!pool.asleep) return;
+    pthread_mutex_lock(&pool.lock);
+    pthread_cond_broadcast(&pool.work);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+/* Nobody enters any more; a worker that wakes up late finds nothing. Waits for those who are inside. */
+static void pool_close(void)
+{
+    atomic_fetch_and(&pool.state, ~STATE_OPEN);
+    for (int i = 0; i < LOOKS + LOOKS_YIELDING && pool.state & STATE_INSIDE; i++) pause_briefly(i);
+    if (!(pool.state & STATE_INSIDE)) return;
+    pthread_mutex_lock(&pool.lock);
+    pool.waits = true;                         // before the last look: who leaves looks here after that
+    while (pool.state & STATE_INSIDE) pthread_cond_wait(&pool.done, &pool.lock);
+    pool.waits = false;
+    pthread_mutex_unlock(&pool.lock);
+}
+
 void parallel_for(size_t n, size_t grain, void (*body)(void *ctx, size_t begin, size_t end), void *ctx)
 {
     if (n == 0) return;
     size_t parts = n / (grain ? grain : 1), most = thread_count > 1 ? (size_t)thread_count * PARTS_A_THREAD : 1;
-    Job job = {.body = body, .ctx = ctx, .n = n, .parts = parts < 1 ? 1 : parts < most ? parts : most};
+    Job job = {.body = body, .ctx = ctx, .n = n, .parts = parts < 1 ? 1 : parts < most ? parts : most, .hands = thread_count};
     if (job.parts == 1 || in_job || !pool_started || pthread_mutex_trylock(&pool.user) != 0) {
-        job_run(&job);
+        for (size_t i = 0; i < job.parts; i++) part_run(&job, i);
         return;
     }
-    pthread_mutex_lock(&pool.lock);
-    pool.job = &job;
-    pool.jobs++;
-    bool sleepers = pool.asleep > 0;
-    pthread_mutex_unlock(&pool.lock);
-    if (sleepers) pthread_cond_broadcast(&pool.work);
+    pool_open(&job);
     in_job = true;
-    job_run(&job);
+    job_run(&job, 0);
     in_job = false;
-    pthread_mutex_lock(&pool.lock);
-    pool.job = NULL;                           // a worker that wakes up late finds nothing, and `job` may go
-    pthread_mutex_unlock(&pool.lock);
-    for (int i = 0; i < LOOKS && atomic_load_explicit(&pool.inside, memory_order_relaxed); i++) pause_briefly();
-    pthread_mutex_lock(&pool.lock);
-    while (pool.inside) pthread_cond_wait(&pool.done, &pool.lock);
-    pthread_mutex_unlock(&pool.lock);
+    pool_close();
     pthread_mutex_unlock(&pool.user);
 }
 

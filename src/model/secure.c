@@ -257,20 +257,38 @@ static double row_mean(const SecureNet *s, const float *x)
     return sum / s->config.width;
 }
 
+typedef struct Cut {
+    const SecureNet *s;
+    uint64_t *out;                             // (rows, width)
+    const float *x;                            // (rows, width)
+    double bound, *beyond;                     // beyond (rows): a value of the row that is not below the bound, or 0
+} Cut;
+
+static void cut_rows(void *ctx, size_t begin, size_t end)
+{
+    const Cut *c = ctx;
+    size_t width = c->s->config.width;
+    for (size_t r = begin; r < end; r++) {
+        const float *x = c->x + r * width;
+        double mean = row_mean(c->s, x);
+        for (size_t i = 0; i < width; i++) {
+            double v = (double)x[i] - mean;
+            if (fabs(v) < c->bound) c->out[r * width + i] = ring_from_real(v, c->s->plan->layer[0].residual.f);
+            else c->beyond[r] = v;
+        }
+    }
+}
+
 /* C's hidden state at the cut, as words. */
 static CHECKED Result cut_words(SecureNet *s, uint64_t **out, const float *x, size_t rows)
 {
-    const LayerPlan *l = &s->plan->layer[0];
-    size_t width = s->config.width;
-    double bound = ldexp(1, l->range.residual);
-    uint64_t *w = *out = arena_new(engine_arena(s->e), uint64_t, rows * width);
-    for (size_t r = 0; r < rows; r++, x += width) {
-        double mean = row_mean(s, x);
-        for (size_t i = 0; i < width; i++) {
-            double v = (double)x[i] - mean;
-            if (!(fabs(v) < bound)) return fail(FAIL_DATA, "the hidden state at the cut, %g, lies outside of the plan's +-%g", v, bound);
-            *w++ = ring_from_real(v, l->residual.f);
-        }
+    Arena *a = engine_arena(s->e);
+    Cut c = {s, arena_new(a, uint64_t, rows * s->config.width), x, ldexp(1, s->plan->layer[0].range.residual), arena_new(a, double, rows)};
+    *out = c.out;
+    parallel_for(rows, 8, cut_rows, &c);
+    for (size_t r = 0; r < rows; r++) {
+        if (c.beyond[r] != 0)                  // NaN, too
+            return fail(FAIL_DATA, "the hidden state at the cut, %g, lies outside of the plan's +-%g", c.beyond[r], c.bound);
     }
     return OK;
 }

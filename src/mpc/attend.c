@@ -104,10 +104,10 @@ void cache_append(Engine *e, Cache *k, const Opened *o)
         Stretch s = stretch_at(k, at, end);
         size_t to = s.row * k->width, len = s.rows * k->width;
         uint64_t *mask = s.page->word[KEPT_MASK] + to;
-        if (e->role == ROLE_THIRD) ring_add(mask, o->rc.word + from, o->rs.word + from, len);
-        else memcpy(mask, (e->client ? o->rc.word : o->rs.word) + from, len * sizeof *mask);
-        if (s.page->word[KEPT_P]) memcpy(s.page->word[KEPT_P] + to, o->p + from, len * sizeof *mask);
-        if (s.page->word[KEPT_VALUE]) memcpy(s.page->word[KEPT_VALUE] + to, o->value + from, len * sizeof *mask);
+        if (e->role == ROLE_THIRD) words_apply(ring_add, mask, o->rc.word + from, o->rs.word + from, len);
+        else words_apply(NULL, mask, (e->client ? o->rc.word : o->rs.word) + from, NULL, len);
+        if (s.page->word[KEPT_P]) words_apply(NULL, s.page->word[KEPT_P] + to, o->p + from, NULL, len);
+        if (s.page->word[KEPT_VALUE]) words_apply(NULL, s.page->word[KEPT_VALUE] + to, o->value + from, NULL, len);
         at += s.rows, from += len;
     }
     k->used = end;
@@ -173,16 +173,15 @@ static void bilinear_run(Bilinear *b, uint64_t *out)
 /* a - b, or where a is NULL -b. */
 static const uint64_t *difference(Engine *e, const uint64_t *a, const uint64_t *b, size_t len)
 {
-    uint64_t *d = words_new(e, len);
-    if (a) ring_sub(d, a, b, len);
-    else ring_sub_from(d, b, len);
+    uint64_t *d = words_raw(e, true, len);
+    words_apply(ring_sub, d, a, b, len);
     return d;
 }
 
 static const uint64_t *sum(Engine *e, Share a, Share b, size_t len)
 {
-    uint64_t *s = words_new(e, len);
-    ring_add(s, a.word, b.word, len);
+    uint64_t *s = words_raw(e, true, len);
+    words_apply(ring_add, s, a.word, b.word, len);
     return s;
 }
 

@@ -330,6 +330,20 @@ void rows_apply(const Layout *at, RingOp *op, uint64_t *out, const uint64_t *a, 
     rows_run(at, apply_block, &(Apply){op, out, a, b});
 }
 
+static void apply_part(void *ctx, size_t begin, size_t end)
+{
+    const Apply *j = ctx;
+    size_t bytes = (end - begin) * sizeof *j->out;
+    if (j->a) memcpy(j->out + begin, j->a + begin, bytes);
+    else memset(j->out + begin, 0, bytes);
+    if (j->op) j->op(j->out + begin, j->out + begin, j->b + begin, end - begin);
+}
+
+void words_apply(RingOp *op, uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len)
+{
+    parallel_for(len, (size_t)BLOCK * BLOCKS_A_PART, apply_part, &(Apply){op, out, a, b});
+}
+
 // ---- exchanges -------------------------------------------------------------------------------------------------------
 
 unsigned row_width(unsigned n, const uint8_t *row_n, size_t row) { return row_n ? row_n[row] : n; }

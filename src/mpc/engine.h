@@ -138,6 +138,8 @@ static inline void rows_run(const Layout *at, BlockBody *body, void *ctx) { bloc
 /* out := a op b, op being ring_add or ring_sub; out may be a. */
 typedef void RingOp(uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
 void rows_apply(const Layout *at, RingOp *op, uint64_t *out, const uint64_t *a, const uint64_t *b);
+/* The same of (len) words that lie in no rows, out apart from a; a NULL: zeros. op NULL: a copy of a. In parallel. */
+void words_apply(RingOp *op, uint64_t *out, const uint64_t *a, const uint64_t *b, size_t len);
 
 // ---- source.c --------------------------------------------------------------------------------------------------------
 

@@ -116,11 +116,16 @@ static void panels_run(Engine *e, Panels j)
     j.each = bytes / (p->inputs * sizeof(uint64_t)) / PANEL_ROWS * PANEL_ROWS;
     if (j.each < PANEL_ROWS) j.each = PANEL_ROWS;
     j.count = (p->outputs + j.each - 1) / j.each;
-    j.lanes = threads_count() > 1 ? 2 * (size_t)threads_count() : 1;
-    if (j.lanes > j.count) j.lanes = j.count;
+    j.lanes = threads_count();
+    if (j.lanes > 1) {                         // as many panels a lane, all of about one size
+        j.count = (j.count + j.lanes - 1) / j.lanes * j.lanes;
+        j.each = ((p->outputs + j.count - 1) / j.count + PANEL_ROWS - 1) / PANEL_ROWS * PANEL_ROWS;
+        j.count = (p->outputs + j.each - 1) / j.each;
+        if (j.lanes > j.count) j.lanes = j.count;
+    }
     j.scratch = words_raw(e, true, j.lanes * j.each * p->inputs);
     parallel_for(j.lanes, 1, panels_part, &j);
-    arena_rollback(&e->step, mark);
+    arena_reuse(&e->step, mark);
 }
 
 // ---- products --------------------------------------------------------------------------------------------------------
