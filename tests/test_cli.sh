@@ -84,6 +84,12 @@ done
 printf '{"prompt": "Once upon a", "completion": " time"}\n' > "$tmp/task.jsonl"
 expect 0 '"scores"' "$marill" eval --model "$model" --setting clear --task "$tmp/task.jsonl" --max-tokens 4 --json
 fields "eval --task" "$tmp/out" samples scores chrf exact_match
+expect 0 '1280 to test' "$marill" task sql --out "$tmp/sql" --data "$tmp/none" --seed 3
+expect 0 '"scores"' "$marill" eval --model "$model" --setting plain --task "$tmp/sql/test.jsonl" --limit 6 --answers "$tmp/answers" --json
+fields "eval --task sql" "$tmp/out" samples scores execution execution_seen execution_unseen exact_match plain_execution value low high
+[ "$(wc -l < "$tmp/answers")" = 6 ] || complain "eval --answers wrote $(wc -l < "$tmp/answers") lines"
+expect 1 "tatoeba_eng_deu.txt" "$marill" task translate --out "$tmp/sql" --data "$tmp/none"
+expect 2 "TASK is one of" "$marill" task poem --out "$tmp/sql"
 expect 0 '"decode"' "$marill" plan --model "$model" --setting 3pc --net lan --json
 fields plan "$tmp/out" prefill decode exchanges_per_token bytes_per_token seconds_per_token client_to_server
 expect 0 '"wan"' "$marill" run --model "$model" --setting dealer --prompt "Once upon a time" --max-tokens 2 --net virtual --json

@@ -295,9 +295,10 @@ TEST(embedded_adapter_translates_what_it_never_saw)
         after[used] = translate(t, tuned, logits, m.config.vocab, p[i].prompt);
         p[used] = p[i];
     }
-    double chrf = score_chrf(after, p, used);
-    printf("    %zu held-out sentences: chrF %.1f, exact %.1f %%; the base alone %.1f\n", used, chrf, score_exact(after, p, used), score_chrf(before, p, used));
-    CHECK(chrf > 45 && chrf > 2 * score_chrf(before, p, used));
+    double chrf = score_chrf(after, p, used).value;
+    printf("    %zu held-out sentences: chrF %.1f, exact %.1f %%; the base alone %.1f\n", used, chrf,
+           score_exact(after, p, used).value, score_chrf(before, p, used).value);
+    CHECK(chrf > 45 && chrf > 2 * score_chrf(before, p, used).value);
 }
 
 int main(int argc, char **argv)

@@ -1,64 +1,41 @@
 /* eval.c - how near a setting is to the plain model: teacher-forced loss over text, or over the answers of a task with the
- * scores of what is generated, each beside the folder's own floating-point model in the same run. */
-#include "app/app.h"
+ * scores of what is generated (eval_task.c), each beside the folder's own floating-point model in the same run. */
+#include "app/eval.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 const char eval_usage[] =
     "--model DIR [--adapter DIR] --setting S (--text FILE | --task FILE) [options]\n"
     "  --text FILE                  UTF-8; cut into windows of the plan's context, each behind a BOS token\n"
     "  --task FILE                  pairs, a line an answer, a tab, a prompt (their held-out test part); or JSON lines of prompt\n"
-    "                               and completion, question and answer, or text with a last 'A:'\n"
-    "  --limit N                    positions of a text, samples of a task (all)\n"
-    "  --max-tokens N               of an answer (64)\n"
+    "                               and completion, question and answer, or text with a last 'A:', or of 'marill task'\n"
+    "  --limit N                    positions of a text, samples of a task, evenly spread (all)\n"
+    "  --max-tokens N               of an answer (64; chat: 160)\n"
+    "  --judge DIR                  chat: the model under which the replies' perplexity is taken\n"
+    "  --answers FILE               write what was answered, a JSON line a sample\n"
     "  --frozen N --private layers|lora --prefer exchanges|bytes --plan FILE\n"
     "  --net NET                    as of 'marill run'\n"
     "  --threads N\n"
     "  --json\n"
     "With --private layers the embedding and the head stay those of the public base, which flatters it in a comparison.\n";
 
-enum { FILE_LIMIT = 1 << 28, LINE_LIMIT = 1 << 20 };
-
-typedef struct EvalArgs {
-    const char *model, *adapter, *plan, *text, *task, *net;
-    unsigned setting, private, prefer;
-    uint64_t limit, max_tokens, threads;
-    double frozen;
-    bool json;
-} EvalArgs;
-
-typedef struct Sums { uint64_t positions, agree; double loss, plain_loss, error; } Sums;
-
-typedef struct Eval {
-    const EvalArgs *k;
-    Parties parties;
-    Bundle bundle;                             // with everything: this process measures, and shows nothing of privacy
-    Bundle plain;
-    const char *form;
-    Sums sums;
-    size_t samples;
-    double chrf, plain_chrf, exact, plain_exact;
-    Arena arena;                               // of the run
-} Eval;
+enum { FILE_LIMIT = 1 << 28 };
 
 static bool has_sessions(const Eval *e) { return e->parties.setting == SETTING_DEALER; }
 
-/* dealer: every conversation has a pool of its own, so a session of its own. */
-static Result conversation_open(Eval *e, size_t positions)
+Result conversation_open(Eval *e, size_t positions)
 {
     return has_sessions(e) ? parties_open(&e->parties, &e->bundle, positions) : OK;
 }
 
-static Result conversation_close(Eval *e, Result r)
+Result conversation_close(Eval *e, Result r)
 {
     if (failed(r) || !has_sessions(e)) return r;
     return parties_close_session(&e->parties);
 }
 
-static uint32_t room(const Eval *e) { return e->bundle.plan.context - e->bundle.plan.known; }
+uint32_t eval_room(const Eval *e) { return e->bundle.plan.context - e->bundle.plan.known; }
 
 static void row_add(Sums *s, const float *got, const float *plain, uint32_t vocab, int32_t target)
 {
@@ -75,16 +52,17 @@ static void row_add(Sums *s, const float *got, const float *plain, uint32_t voca
     s->plain_loss += cross_entropy(plain, vocab, target);
 }
 
-/* Teacher-forced: rows from `from` on predict the token after them. */
-static Result window_score(Eval *e, const int32_t *tokens, size_t count, size_t from)
+Result window_score(Eval *e, const int32_t *tokens, size_t count, size_t from)
 {
     uint32_t vocab = e->bundle.model.config.vocab;
     Arena a;
     arena_init(&a, true);
-    float *got = arena_alloc(&a, count * vocab, sizeof *got), *plain = arena_alloc(&a, count * vocab, sizeof *plain);
+    float *got = arena_alloc(&a, count * vocab, sizeof *got), *plain = got;
+    bool alone = e->parties.setting == SETTING_PLAIN;         // the same model twice
+    if (!alone) plain = arena_alloc(&a, count * vocab, sizeof *plain);
     Result r = conversation_open(e, count);
     if (!failed(r)) r = conversation_close(e, score_window(got, &e->bundle, e->parties.setting, e->parties.client, tokens, count));
-    if (!failed(r)) r = score_window(plain, &e->plain, SETTING_PLAIN, NULL, tokens, count);
+    if (!failed(r) && !alone) r = score_window(plain, &e->plain, SETTING_PLAIN, NULL, tokens, count);
     for (size_t i = from; !failed(r) && i + 1 < count; i++) row_add(&e->sums, got + i * vocab, plain + i * vocab, vocab, tokens[i + 1]);
     arena_free(&a);
     return r;
@@ -102,8 +80,8 @@ static Result text_eval(Eval *e)
         r = fail_in(tokenizer_encode(e->bundle.tokenizer, (const char *)text.data, text.len, &ids, &count, &e->arena), "%s", e->k->text);
     buffer_free(&text);
     if (!failed(r) && count < 2) r = fail(FAIL_DATA, "%s: too short to predict anything", e->k->text);
-    for (size_t at = 0; !failed(r) && at + 1 < count && (!e->k->limit || e->sums.positions < e->k->limit); at += room(e)) {
-        size_t len = count - at < room(e) ? count - at : room(e);
+    for (size_t at = 0; !failed(r) && at + 1 < count && (!e->k->limit || e->sums.positions < e->k->limit); at += eval_room(e)) {
+        size_t len = count - at < eval_room(e) ? count - at : eval_room(e);
         if (e->k->limit && len > e->k->limit - e->sums.positions + 1) len = (size_t)(e->k->limit - e->sums.positions + 1);
         r = window_score(e, ids + at, len, 0);
         progress(&terminal_progress, "%llu positions: loss %.4f, plain %.4f", (unsigned long long)e->sums.positions,
@@ -112,116 +90,16 @@ static Result text_eval(Eval *e)
     return r;
 }
 
-// ---- a task ----------------------------------------------------------------------------------------------------------
-
-static Result pair_from_json(TestPair *out, const Json *o, Arena *a)
-{
-    const char *prompt = NULL, *answer = NULL, *text = NULL;
-    GUARD(json_get_text_or(&prompt, o, json_find(o, "question") ? "question" : "prompt", NULL));
-    GUARD(json_get_text_or(&answer, o, json_find(o, "answer") ? "answer" : "completion", NULL));
-    GUARD(json_get_text_or(&text, o, "text", NULL));
-    if (!prompt && text) {
-        const char *mark = NULL;
-        for (const char *at = text; (at = strstr(at, "\nA:")); at++) mark = at;
-        if (!mark) return fail(FAIL_DATA, "text has no 'A:'");
-        prompt = arena_format(a, "%.*s", (int)(mark + 3 - text), text), answer = mark + 3;
-    }
-    if (!prompt || !answer) return fail(FAIL_DATA, "neither prompt and completion, nor question and answer, nor text");
-    out->answers = arena_new(a, const char *, 1);
-    out->prompt = arena_string(a, prompt), out->answers[0] = arena_string(a, answer), out->count = 1;
-    return OK;
-}
-
-static Result pairs_from_lines(TestPair **out, size_t *count, const char *path, Arena *a)
-{
-    Buffer text = {0};
-    GUARD(file_read(&text, path, FILE_LIMIT));
-    size_t lines = 1, number = 0;
-    for (size_t i = 0; i < text.len; i++) lines += text.data[i] == '\n';
-    *out = arena_new(a, TestPair, lines);
-    *count = 0;
-    Result r = OK;
-    for (const char *at = (const char *)text.data, *end = at + text.len; !failed(r) && at < end;) {
-        const char *stop = memchr(at, '\n', (size_t)(end - at));
-        size_t len = (size_t)((stop ? stop : end) - at);
-        Json *o = NULL;
-        number++;
-        if (len) r = json_parse(&o, at, len);
-        if (len && !failed(r)) r = pair_from_json(&(*out)[(*count)++], o, a);
-        r = fail_in(r, "%s: line %zu", path, number);
-        json_free(o);
-        at += len + 1;
-    }
-    buffer_free(&text);
-    return r;
-}
-
-static Result task_read(TestPair **out, size_t *count, const Eval *e, Arena *a)
-{
-    const char *path = e->k->task, *dot = strrchr(path, '.');
-    if (dot && (!strcmp(dot, ".jsonl") || !strcmp(dot, ".json"))) GUARD(pairs_from_lines(out, count, path, a));
-    else GUARD(data_pairs(out, count, path, PART_TEST, a));
-    if (*count == 0) return fail(FAIL_DATA, "%s: no samples", path);
-    if (e->k->limit && *count > e->k->limit) *count = (size_t)e->k->limit;
-    return OK;
-}
-
-static Result answer_generate(Eval *e, const char **out, bool plain, const char *prompt, size_t len, uint32_t most)
-{
-    Generated g = {0};
-    Generation want = {.prompt = prompt, .prompt_len = len, .max_tokens = most, .top_p = 1};
-    const Bundle *b = plain ? &e->plain : &e->bundle;
-    Result r = generate(&g, b, plain ? SETTING_PLAIN : e->parties.setting, plain ? NULL : e->parties.client, &want, &e->arena);
-    const uint8_t *text = g.text.data;
-    size_t from = 0, to = g.text.len;
-    while (from < to && strchr(" \t\n", text[from])) from++;
-    while (to > from && strchr(" \t\n", text[to - 1])) to--;
-    if (!failed(r)) *out = arena_format(&e->arena, "%.*s", (int)(to - from), text ? (const char *)text + from : "");
-    buffer_free(&g.text);
-    return r;
-}
-
-static Result sample_eval(Eval *e, const TestPair *pair, const char **hypothesis, const char **plain)
-{
-    const Tokenizer *t = e->bundle.tokenizer;
-    size_t len, prompt_tokens, count;
-    int32_t *ids;
-    const char *prompt = template_fill(e->form, pair->prompt, strlen(pair->prompt), &len, &e->arena);
-    GUARD(tokenizer_encode(t, prompt, len, &ids, &prompt_tokens, &e->arena));
-    if (prompt_tokens + 1 >= room(e))
-        return fail(FAIL_USE, "the prompt '%.60s' has %zu tokens, the plan's context room for %u", prompt, prompt_tokens, room(e));
-    uint32_t most = room(e) - (uint32_t)prompt_tokens < e->k->max_tokens ? room(e) - (uint32_t)prompt_tokens : (uint32_t)e->k->max_tokens;
-    GUARD(conversation_open(e, prompt_tokens + most));
-    GUARD(conversation_close(e, answer_generate(e, hypothesis, false, prompt, len, most)));
-    GUARD(answer_generate(e, plain, true, prompt, len, most));
-    const char *whole = arena_format(&e->arena, "%s%s", prompt, pair->answers[0]);
-    GUARD(tokenizer_encode(t, whole, strlen(whole), &ids, &count, &e->arena));
-    if (count >= room(e)) count = room(e) - 1;
-    int32_t *window = arena_new(&e->arena, int32_t, count + 1);
-    memcpy(window, ids, count * sizeof *ids);
-    if (tokenizer_eos(t) >= 0) window[count++] = tokenizer_eos(t);
-    return count > prompt_tokens ? window_score(e, window, count, prompt_tokens - 1) : OK;
-}
-
-static Result task_eval(Eval *e)
-{
-    TestPair *pair;
-    size_t count;
-    const char *folders[2] = {e->k->adapter, e->k->model};
-    GUARD(template_load(&e->form, folders, 2, &e->arena));
-    GUARD(task_read(&pair, &count, e, &e->arena));
-    const char **hypothesis = arena_new(&e->arena, const char *, count), **plain = arena_new(&e->arena, const char *, count);
-    for (size_t i = 0; i < count; i++) {
-        GUARD(sample_eval(e, &pair[i], &hypothesis[i], &plain[i]));
-        progress(&terminal_progress, "%zu of %zu: %s", i + 1, count, hypothesis[i]);
-    }
-    e->samples = count;
-    e->chrf = score_chrf(hypothesis, pair, count), e->plain_chrf = score_chrf(plain, pair, count);
-    e->exact = score_exact(hypothesis, pair, count), e->plain_exact = score_exact(plain, pair, count);
-    return OK;
-}
-
 // ---- the command -----------------------------------------------------------------------------------------------------
+
+static Json *json_of_score(Score s)
+{
+    Json *o = json_new_object();
+    json_put(o, "value", json_of_real(s.value));
+    json_put(o, "low", json_of_real(s.low));
+    json_put(o, "high", json_of_real(s.high));
+    return o;
+}
 
 static void eval_print(const Eval *e)
 {
@@ -232,9 +110,14 @@ static void eval_print(const Eval *e)
         printf("%-24s %12s %12s\n", "", setting, "plain");
         printf("%-24s %12.4f %12.4f\n", "loss, nats a token", s->loss / n, s->plain_loss / n);
         if (e->samples) {
-            printf("%-24s %12.2f %12.2f\n", "chrF", e->chrf, e->plain_chrf);
-            printf("%-24s %11.2f%% %11.2f%%\n", "exact match", e->exact, e->plain_exact);
+            for (size_t i = 0; i < e->scores.count; i++) {
+                Score got = e->scores.score[i], want = e->plain_scores.score[i];
+                printf("%-24s %12.2f %12.2f    95 %%: %.2f to %.2f, %.2f to %.2f\n", e->scores.name[i], got.value, want.value, got.low,
+                       got.high, want.low, want.high);
+            }
             printf("%-24s %12zu\n", "samples", e->samples);
+            if (e->skipped) printf("skipped: %s\n", e->skipped);
+            if (e->too_long) printf("%-24s %12zu\n", "prompts without room", e->too_long);
         }
         printf("%-24s %12llu\n", "positions", (unsigned long long)s->positions);
         printf("%-24s %11.2f%%\n", "same likeliest token", 100 * (double)s->agree / n);
@@ -248,10 +131,12 @@ static void eval_print(const Eval *e)
     json_put(o, "plain_loss", json_of_real(s->plain_loss / n));
     json_put(o, "argmax_agreement", json_of_real((double)s->agree / n));
     json_put(o, "max_abs_error", json_of_real(s->error));
-    json_put(scores, "chrf", json_of_real(e->chrf));
-    json_put(scores, "exact_match", json_of_real(e->exact));
-    json_put(scores, "plain_chrf", json_of_real(e->plain_chrf));
-    json_put(scores, "plain_exact_match", json_of_real(e->plain_exact));
+    for (size_t i = 0; i < e->scores.count; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "plain_%s", e->scores.name[i]);
+        json_put(scores, e->scores.name[i], json_of_score(e->scores.score[i]));
+        json_put(scores, name, json_of_score(e->plain_scores.score[i]));
+    }
     if (e->k->task) json_put(o, "samples", json_of_uint(e->samples)), json_put(o, "scores", scores);
     else json_free(scores);
     print_json(o);
@@ -294,7 +179,7 @@ static Result eval_run(const EvalArgs *k, const Option *options)
 
 Result eval_command(int argc, char **argv)
 {
-    EvalArgs k = {.max_tokens = 64, .net = "loopback"};
+    EvalArgs k = {.net = "loopback"};
     Option options[] = {
         OPTION("--model", OPT_TEXT, &k.model, .required = true),
         OPTION("--adapter", OPT_TEXT, &k.adapter),
@@ -303,6 +188,8 @@ Result eval_command(int argc, char **argv)
         OPTION("--task", OPT_TEXT, &k.task),
         OPTION("--limit", OPT_UINT, &k.limit, .min = 1),
         OPTION("--max-tokens", OPT_UINT, &k.max_tokens, .min = 1, .max = 1 << 20),
+        OPTION("--judge", OPT_TEXT, &k.judge),
+        OPTION("--answers", OPT_TEXT, &k.answers),
         OPTION("--frozen", OPT_REAL, &k.frozen, .max = 1e6),
         OPTION("--private", OPT_CHOICE, &k.private, .choices = private_names),
         OPTION("--prefer", OPT_CHOICE, &k.prefer, .choices = prefer_names),

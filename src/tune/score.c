@@ -1,21 +1,66 @@
-/* score.c - how close translations are to their references.
+/* score.c - how close texts are to their references, and how sure one may be of a score.
+ *
+ * A share of samples has Wilson's interval (1927). A score of a corpus is a function of sums over its samples, so its interval
+ * comes from drawing the samples again with replacement: 1,000 times, from a fixed seed, and taking the middle 95 %.
  *
  * chrF (Popovic 2015) compares bags of character n-grams. This is sacreBLEU's chrF2 (signature nrefs:var, case:mixed,
  * eff:yes, nc:6, nw:0, space:no), digit for digit: counts are added up over the corpus, each sentence taking those of the
  * reference that suits it best; precision and recall are averaged over the orders that both sides reach. */
-#include "tune/data.h"
+#include "tune/score.h"
 #include "tune/data_split.h"
+#include "tune/task.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ORDER = 6, BETA_SQUARED = 4, CODE_BITS = 21 };
+enum { ORDER = 6, BETA_SQUARED = 4, CODE_BITS = 21, DRAWS = 1000 };
 
-typedef struct Counts { uint64_t hypothesis[ORDER], reference[ORDER], match[ORDER]; } Counts;
+typedef struct Counts { double hypothesis[ORDER], reference[ORDER], match[ORDER]; } Counts;
 typedef unsigned __int128 Ngram;               // up to six code points
 
-/* The next code point; a byte that is not UTF-8 (a model may stop inside a character) stands for U+FFFD. */
-static uint32_t code_next(const uint8_t **at)
+// ---- intervals -------------------------------------------------------------------------------------------------------
+
+static int real_compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+Score score_bootstrap(double (*score)(const double *sum), const double *stat, size_t count, size_t width)
+{
+    Arena a;
+    arena_init(&a, false);
+    double *sum = arena_new(&a, double, width), *draw = arena_new(&a, double, DRAWS);
+    uint64_t random = 1;
+    for (size_t i = 0; i < count * width; i++) sum[i % width] += stat[i];
+    Score s = {.value = count ? score(sum) : 0};
+    for (size_t d = 0; count && d < DRAWS; d++) {
+        memset(sum, 0, width * sizeof *sum);
+        for (size_t i = 0; i < count; i++) {
+            const double *row = stat + random_index(&random, count) * width;
+            for (size_t k = 0; k < width; k++) sum[k] += row[k];
+        }
+        draw[d] = score(sum);
+    }
+    qsort(draw, DRAWS, sizeof *draw, real_compare);
+    s.low = draw[DRAWS * 25 / 1000], s.high = draw[DRAWS * 975 / 1000 - 1];
+    arena_free(&a);
+    return s;
+}
+
+Score score_share(size_t right, size_t count)
+{
+    const double z = 1.959963984540054;        // of the normal distribution, 2.5 % on either side
+    if (!count) return (Score){0, 0, 100};
+    double n = (double)count, p = (double)right / n, wide = 1 + z * z / n;
+    double centre = (p + z * z / (2 * n)) / wide, half = z / wide * sqrt(p * (1 - p) / n + z * z / (4 * n * n));
+    return (Score){100 * p, right ? 100 * (centre - half) : 0, right < count ? 100 * (centre + half) : 100};
+}
+
+// ---- characters ------------------------------------------------------------------------------------------------------
+
+uint32_t code_next(const uint8_t **at)
 {
     const uint8_t *p = *at;
     unsigned more = *p < 0xC2 ? 0 : *p < 0xE0 ? 1 : *p < 0xF0 ? 2 : *p < 0xF5 ? 3 : 0;
@@ -30,7 +75,7 @@ static uint32_t code_next(const uint8_t **at)
     return code;
 }
 
-static bool is_white(uint32_t c)               // as Python's str.split sees it
+bool code_is_white(uint32_t c)
 {
     return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
            c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
@@ -43,7 +88,7 @@ static size_t codes_of(uint32_t **out, const char *text, Arena *a)
     *out = arena_new(a, uint32_t, strlen(text) + 1);
     for (const uint8_t *at = (const uint8_t *)text; *at;) {
         uint32_t code = code_next(&at);
-        if (!is_white(code)) (*out)[n++] = code;
+        if (!code_is_white(code)) (*out)[n++] = code;
     }
     return n;
 }
@@ -78,21 +123,23 @@ static Counts counts_of(const char *hypothesis, const char *reference, Arena *a)
             else if (x[i] < y[k]) i++;
             else k++;
         }
-        c.hypothesis[n - 1] = ny ? nx : 0;     // an order that the reference does not reach counts for neither
-        c.reference[n - 1] = ny;
-        c.match[n - 1] = match;
+        c.hypothesis[n - 1] = ny ? (double)nx : 0;      // an order that the reference does not reach counts for neither
+        c.reference[n - 1] = (double)ny;
+        c.match[n - 1] = (double)match;
     }
     return c;
 }
 
-static double counts_score(const Counts *c)
+/* sum: the fields of Counts. */
+static double counts_score(const double *sum)
 {
+    const double *hypothesis = sum, *reference = sum + ORDER, *match = sum + 2 * ORDER;
     double precision = 0, recall = 0;
     unsigned orders = 0;
     for (unsigned n = 0; n < ORDER; n++) {
-        if (!c->hypothesis[n] || !c->reference[n]) continue;
-        precision += (double)c->match[n] / (double)c->hypothesis[n];
-        recall += (double)c->match[n] / (double)c->reference[n];
+        if (hypothesis[n] == 0 || reference[n] == 0) continue;
+        precision += match[n] / hypothesis[n];
+        recall += match[n] / reference[n];
         orders++;
     }
     if (precision + recall == 0) return 0;
@@ -100,42 +147,48 @@ static double counts_score(const Counts *c)
     return 100 * (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall);
 }
 
-double score_chrf(const char *const *hypotheses, const TestPair *pairs, size_t count)
+Score score_chrf(const char *const *hypotheses, const TestPair *pairs, size_t count)
 {
-    Counts total = {0};
     Arena a;
     arena_init(&a, false);
+    Counts *best = arena_new(&a, Counts, count + 1);
     for (size_t i = 0; i < count; i++) {
-        Counts best = {0};
         double best_score = -1;
         for (size_t r = 0; r < pairs[i].count; r++) {
             ArenaMark mark = arena_mark(&a);
             Counts c = counts_of(hypotheses[i], pairs[i].answers[r], &a);
             arena_rollback(&a, mark);
-            double score = counts_score(&c);
-            if (score > best_score) best = c, best_score = score;
-        }
-        for (unsigned n = 0; n < ORDER; n++) {
-            total.hypothesis[n] += best.hypothesis[n];
-            total.reference[n] += best.reference[n];
-            total.match[n] += best.match[n];
+            double score = counts_score(c.hypothesis);
+            if (score > best_score) best[i] = c, best_score = score;
         }
     }
+    Score s = score_bootstrap(counts_score, best[0].hypothesis, count, sizeof *best / sizeof(double));
     arena_free(&a);
-    return counts_score(&total);
+    return s;
 }
 
-double score_exact(const char *const *hypotheses, const TestPair *pairs, size_t count)
+// ---- exact match -----------------------------------------------------------------------------------------------------
+
+/* Equal but for white space at the ends and how much of it stands between words. */
+static bool texts_match(const char *x, const char *y)
+{
+    for (;;) {
+        size_t x_space = strspn(x, " \t\r\n"), y_space = strspn(y, " \t\r\n");
+        x += x_space, y += y_space;
+        if (!*x || !*y) return !*x && !*y;
+        size_t len = strcspn(x, " \t\r\n");
+        if (strcspn(y, " \t\r\n") != len || memcmp(x, y, len) != 0) return false;
+        x += len, y += len;
+    }
+}
+
+Score score_exact(const char *const *hypotheses, const TestPair *pairs, size_t count)
 {
     size_t right = 0;
     for (size_t i = 0; i < count; i++) {
-        const char *hyp = hypotheses[i];
-        size_t hyp_len = text_trim(&hyp, strlen(hyp)), r = 0;
-        for (; r < pairs[i].count; r++) {
-            const char *ref = pairs[i].answers[r];
-            if (text_trim(&ref, strlen(ref)) == hyp_len && memcmp(hyp, ref, hyp_len) == 0) break;
-        }
+        size_t r = 0;
+        while (r < pairs[i].count && !texts_match(hypotheses[i], pairs[i].answers[r])) r++;
         right += r < pairs[i].count;
     }
-    return count ? 100.0 * (double)right / (double)count : 0;
+    return score_share(right, count);
 }

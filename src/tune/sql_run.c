@@ -92,7 +92,8 @@ Result sql_open(SqlBase **out, const SqlTable *t)
     ASSERT(b);
     *out = b, b->table = t->name;
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_MEMORY | SQLITE_OPEN_NOMUTEX;
-    if (sqlite3_open_v2(":memory:", &b->db, flags, NULL) != SQLITE_OK) return fail(FAIL_SYSTEM, "SQLite does not open a database in memory");
+    if (sqlite3_open_v2(":memory:", &b->db, flags, NULL) != SQLITE_OK)
+        return fail(FAIL_SYSTEM, "SQLite does not open a database in memory");
     char *text = text_create(t);
     bool good = text && sqlite3_exec(b->db, text, NULL, NULL, NULL) == SQLITE_OK && rows_insert(b, t);
     sqlite3_free(text);
@@ -129,7 +130,7 @@ bool sql_ask(SqlAnswer *out, SqlBase *b, const char *statement, Arena *a)
     *out = (SqlAnswer){0};
     b->ticks = 0;
     if (len >= STATEMENT_LIMIT || sqlite3_prepare_v2(b->db, statement, (int)len + 1, &s, &rest) != SQLITE_OK || !s) return false;
-    bool good = rest[strspn(rest, " \t\r\n;")] == 0 && sqlite3_stmt_readonly(s);
+    bool good = rest[strspn(rest, " \t\r\n;")] == 0 && sqlite3_stmt_readonly(s) && !sqlite3_stmt_isexplain(s);
     out->row = arena_new(a, char *, ROW_LIMIT);
     Buffer row = {0};
     int state = SQLITE_DONE;

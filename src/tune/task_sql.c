@@ -27,54 +27,83 @@ enum {
 typedef struct SqlShape { const char *statement, *wording[6]; } SqlShape;
 
 static const SqlShape shapes[] = {
-    {"SELECT {A} FROM {T}", {"list the {A} of all {T}", "show the {A} of every {S}", "what is the {A} of each {S}?", "give me all values of {A} in {T}"}},
-    {"SELECT {A}, {B} FROM {T}", {"list the {A} and {B} of all {T}", "show {A} and {B} of every {S}", "what are the {A} and the {B} of each {S}?"}},
+    {"SELECT {A} FROM {T}",
+     {"list the {A} of all {T}", "show the {A} of every {S}", "what is the {A} of each {S}?", "give me all values of {A} in {T}"}},
+    {"SELECT {A}, {B} FROM {T}",
+     {"list the {A} and {B} of all {T}", "show {A} and {B} of every {S}", "what are the {A} and the {B} of each {S}?"}},
     {"SELECT * FROM {T}", {"show all {T}", "list everything about the {T}", "show the whole table of {T}"}},
     {"SELECT * FROM {T} WHERE {C} = '{V}'", {"show all {T} {E}", "list everything about {T} {E}", "give me all columns of the {T} {E}"}},
-    {"SELECT DISTINCT {Q} FROM {T}", {"what different {Q} values do the {T} have?", "list the distinct {Q} of the {T}", "show each {Q} of {T} once"}},
+    {"SELECT DISTINCT {Q} FROM {T}",
+     {"what different {Q} values do the {T} have?", "list the distinct {Q} of the {T}", "show each {Q} of {T} once"}},
     {"SELECT COUNT(*) FROM {T}", {"how many {T} are there?", "count the {T}", "what is the number of {T}?", "number of {T} in total"}},
-    {"SELECT COUNT(*) FROM {T} WHERE {C} = '{V}'", {"how many {T} {E} are there?", "count the {T} {E}", "how many {T} have {C} {V}?", "what is the number of {T} {E}?"}},
-    {"SELECT COUNT(*) FROM {T} WHERE {N} > {X}", {"how many {T} {G} are there?", "count the {T} {G}", "how many {T} have a {N} above {X}?"}},
-    {"SELECT COUNT(*) FROM {T} WHERE {N} < {X}", {"how many {T} {M} are there?", "count the {T} {M}", "how many {T} have a {N} under {X}?"}},
-    {"SELECT {A} FROM {T} WHERE {C} = '{V}'", {"what is the {A} of the {T} {E}?", "show the {A} of {T} {E}", "list the {A} of all {T} {E}", "{A} of {T} {E}"}},
+    {"SELECT COUNT(*) FROM {T} WHERE {C} = '{V}'",
+     {"how many {T} {E} are there?", "count the {T} {E}", "how many {T} have {C} {V}?", "what is the number of {T} {E}?"}},
+    {"SELECT COUNT(*) FROM {T} WHERE {N} > {X}",
+     {"how many {T} {G} are there?", "count the {T} {G}", "how many {T} have a {N} above {X}?"}},
+    {"SELECT COUNT(*) FROM {T} WHERE {N} < {X}",
+     {"how many {T} {M} are there?", "count the {T} {M}", "how many {T} have a {N} under {X}?"}},
+    {"SELECT {A} FROM {T} WHERE {C} = '{V}'",
+     {"what is the {A} of the {T} {E}?", "show the {A} of {T} {E}", "list the {A} of all {T} {E}", "{A} of {T} {E}"}},
     {"SELECT {A} FROM {T} WHERE {N} > {X}", {"what is the {A} of the {T} {G}?", "show the {A} of {T} {G}", "list the {A} of all {T} {G}"}},
     {"SELECT {A} FROM {T} WHERE {N} < {X}", {"what is the {A} of the {T} {M}?", "show the {A} of {T} {M}", "list the {A} of all {T} {M}"}},
-    {"SELECT {A}, {B} FROM {T} WHERE {C} = '{V}'", {"show {A} and {B} of the {T} {E}", "list the {A} and {B} of all {T} {E}", "what are {A} and {B} of {T} {E}?"}},
-    {"SELECT {A} FROM {T} WHERE {N} = {X}", {"what is the {A} of the {T} with {N} {X}?", "show the {A} of {T} whose {N} is {X}", "which {A} has a {S} with a {N} of exactly {X}?"}},
-    {"SELECT {A} FROM {T} WHERE {N} BETWEEN {X} AND {Y}", {"show the {A} of {T} {R}", "list the {A} of all {T} {R}", "what is the {A} of {T} {R}?"}},
+    {"SELECT {A}, {B} FROM {T} WHERE {C} = '{V}'",
+     {"show {A} and {B} of the {T} {E}", "list the {A} and {B} of all {T} {E}", "what are {A} and {B} of {T} {E}?"}},
+    {"SELECT {A} FROM {T} WHERE {N} = {X}",
+     {"what is the {A} of the {T} with {N} {X}?", "show the {A} of {T} whose {N} is {X}",
+      "which {A} has a {S} with a {N} of exactly {X}?"}},
+    {"SELECT {A} FROM {T} WHERE {N} BETWEEN {X} AND {Y}",
+     {"show the {A} of {T} {R}", "list the {A} of all {T} {R}", "what is the {A} of {T} {R}?"}},
     {"SELECT COUNT(*) FROM {T} WHERE {N} BETWEEN {X} AND {Y}", {"how many {T} {R} are there?", "count the {T} {R}"}},
     {"SELECT AVG({N}) FROM {T}", {"what is the average {N} of the {T}?", "average {N} of all {T}", "show the mean {N} of the {T}"}},
     {"SELECT MAX({N}) FROM {T}", {"what is the highest {N} of the {T}?", "maximum {N} of all {T}", "show the largest {N} of any {S}"}},
     {"SELECT MIN({N}) FROM {T}", {"what is the lowest {N} of the {T}?", "minimum {N} of all {T}", "show the smallest {N} of any {S}"}},
     {"SELECT SUM({N}) FROM {T}", {"what is the total {N} of the {T}?", "sum of the {N} of all {T}", "add up the {N} of the {T}"}},
-    {"SELECT AVG({N}) FROM {T} WHERE {C} = '{V}'", {"what is the average {N} of {T} {E}?", "average {N} of the {T} {E}", "show the mean {N} of all {T} {E}"}},
-    {"SELECT MAX({N}) FROM {T} WHERE {C} = '{V}'", {"what is the highest {N} of {T} {E}?", "maximum {N} of the {T} {E}", "show the largest {N} of all {T} {E}"}},
-    {"SELECT MIN({N}) FROM {T} WHERE {C} = '{V}'", {"what is the lowest {N} of {T} {E}?", "minimum {N} of the {T} {E}", "show the smallest {N} of all {T} {E}"}},
-    {"SELECT SUM({N}) FROM {T} WHERE {C} = '{V}'", {"what is the total {N} of {T} {E}?", "sum of the {N} of all {T} {E}", "add up the {N} of {T} {E}"}},
+    {"SELECT AVG({N}) FROM {T} WHERE {C} = '{V}'",
+     {"what is the average {N} of {T} {E}?", "average {N} of the {T} {E}", "show the mean {N} of all {T} {E}"}},
+    {"SELECT MAX({N}) FROM {T} WHERE {C} = '{V}'",
+     {"what is the highest {N} of {T} {E}?", "maximum {N} of the {T} {E}", "show the largest {N} of all {T} {E}"}},
+    {"SELECT MIN({N}) FROM {T} WHERE {C} = '{V}'",
+     {"what is the lowest {N} of {T} {E}?", "minimum {N} of the {T} {E}", "show the smallest {N} of all {T} {E}"}},
+    {"SELECT SUM({N}) FROM {T} WHERE {C} = '{V}'",
+     {"what is the total {N} of {T} {E}?", "sum of the {N} of all {T} {E}", "add up the {N} of {T} {E}"}},
     {"SELECT {A} FROM {T} ORDER BY {N} DESC LIMIT 1", {"what is the {A} of {H}?", "show the {A} of {H}", "which {A} belongs to {H}?"}},
     {"SELECT {A} FROM {T} ORDER BY {N} LIMIT 1", {"what is the {A} of {J}?", "show the {A} of {J}", "which {A} belongs to {J}?"}},
-    {"SELECT {A} FROM {T} ORDER BY {N} DESC LIMIT {K}", {"show the {A} of the {K} {T} with the highest {N}", "what is the {A} of the top {K} {T} by {N}?"}},
-    {"SELECT {A} FROM {T} ORDER BY {N} LIMIT {K}", {"show the {A} of the {K} {T} with the lowest {N}", "what is the {A} of the bottom {K} {T} by {N}?"}},
-    {"SELECT {A} FROM {T} ORDER BY {N}", {"list the {A} of all {T} sorted by {N}", "show the {A} of the {T} from lowest to highest {N}", "{A} of {T} in order of {N}"}},
-    {"SELECT {A} FROM {T} ORDER BY {N} DESC", {"list the {A} of all {T} sorted by {N} from high to low", "show the {A} of the {T} from highest to lowest {N}"}},
-    {"SELECT {A} FROM {T} WHERE {C} = '{V}' ORDER BY {N}", {"list the {A} of {T} {E} sorted by {N}", "show the {A} of the {T} {E} in order of {N}"}},
-    {"SELECT {A} FROM {T} WHERE {C} = '{V}' ORDER BY {N} DESC LIMIT 1", {"what is the {A} of the {S} {E} with the highest {N}?", "of the {T} {E}, show the {A} of the one with the largest {N}"}},
-    {"SELECT {Q}, COUNT(*) FROM {T} GROUP BY {Q}", {"how many {T} are there for each {Q}?", "count the {T} by {Q}", "show each {Q} and its number of {T}"}},
-    {"SELECT {Q}, AVG({N}) FROM {T} GROUP BY {Q}", {"what is the average {N} of the {T} for each {Q}?", "average {N} of {T} by {Q}", "show each {Q} and the mean {N} of its {T}"}},
+    {"SELECT {A} FROM {T} ORDER BY {N} DESC LIMIT {K}",
+     {"show the {A} of the {K} {T} with the highest {N}", "what is the {A} of the top {K} {T} by {N}?"}},
+    {"SELECT {A} FROM {T} ORDER BY {N} LIMIT {K}",
+     {"show the {A} of the {K} {T} with the lowest {N}", "what is the {A} of the bottom {K} {T} by {N}?"}},
+    {"SELECT {A} FROM {T} ORDER BY {N}",
+     {"list the {A} of all {T} sorted by {N}", "show the {A} of the {T} from lowest to highest {N}", "{A} of {T} in order of {N}"}},
+    {"SELECT {A} FROM {T} ORDER BY {N} DESC",
+     {"list the {A} of all {T} sorted by {N} from high to low", "show the {A} of the {T} from highest to lowest {N}"}},
+    {"SELECT {A} FROM {T} WHERE {C} = '{V}' ORDER BY {N}",
+     {"list the {A} of {T} {E} sorted by {N}", "show the {A} of the {T} {E} in order of {N}"}},
+    {"SELECT {A} FROM {T} WHERE {C} = '{V}' ORDER BY {N} DESC LIMIT 1",
+     {"what is the {A} of the {S} {E} with the highest {N}?", "of the {T} {E}, show the {A} of the one with the largest {N}"}},
+    {"SELECT {Q}, COUNT(*) FROM {T} GROUP BY {Q}",
+     {"how many {T} are there for each {Q}?", "count the {T} by {Q}", "show each {Q} and its number of {T}"}},
+    {"SELECT {Q}, AVG({N}) FROM {T} GROUP BY {Q}",
+     {"what is the average {N} of the {T} for each {Q}?", "average {N} of {T} by {Q}", "show each {Q} and the mean {N} of its {T}"}},
     {"SELECT {Q}, MAX({N}) FROM {T} GROUP BY {Q}", {"what is the highest {N} of the {T} for each {Q}?", "maximum {N} of {T} by {Q}"}},
     {"SELECT {Q}, MIN({N}) FROM {T} GROUP BY {Q}", {"what is the lowest {N} of the {T} for each {Q}?", "minimum {N} of {T} by {Q}"}},
     {"SELECT {Q}, SUM({N}) FROM {T} GROUP BY {Q}", {"what is the total {N} of the {T} for each {Q}?", "sum of the {N} of {T} by {Q}"}},
-    {"SELECT {Q} FROM {T} GROUP BY {Q} HAVING COUNT(*) > {K}", {"which {Q} has more than {K} {T}?", "list each {Q} with over {K} {T}", "show the {Q} values shared by more than {K} {T}"}},
-    {"SELECT COUNT(DISTINCT {Q}) FROM {T}", {"how many different {Q} values do the {T} have?", "count the distinct {Q} of the {T}", "number of different {Q} in {T}"}},
-    {"SELECT {A} FROM {T} WHERE {C} = '{V}' AND {D} = '{U}'", {"show the {A} of {T} {E} and {F}", "what is the {A} of the {T} {E} and {F}?", "list the {A} of all {T} {E} and {F}"}},
+    {"SELECT {Q} FROM {T} GROUP BY {Q} HAVING COUNT(*) > {K}",
+     {"which {Q} has more than {K} {T}?", "list each {Q} with over {K} {T}", "show the {Q} values shared by more than {K} {T}"}},
+    {"SELECT COUNT(DISTINCT {Q}) FROM {T}",
+     {"how many different {Q} values do the {T} have?", "count the distinct {Q} of the {T}", "number of different {Q} in {T}"}},
+    {"SELECT {A} FROM {T} WHERE {C} = '{V}' AND {D} = '{U}'",
+     {"show the {A} of {T} {E} and {F}", "what is the {A} of the {T} {E} and {F}?", "list the {A} of all {T} {E} and {F}"}},
     {"SELECT {A} FROM {T} WHERE {C} = '{V}' AND {N} > {X}", {"show the {A} of {T} {E} and {G}", "what is the {A} of the {T} {E} and {G}?"}},
     {"SELECT {A} FROM {T} WHERE {C} = '{V}' AND {N} < {X}", {"show the {A} of {T} {E} and {M}", "what is the {A} of the {T} {E} and {M}?"}},
     {"SELECT COUNT(*) FROM {T} WHERE {C} = '{V}' AND {D} = '{U}'", {"how many {T} {E} and {F} are there?", "count the {T} {E} and {F}"}},
     {"SELECT COUNT(*) FROM {T} WHERE {C} = '{V}' AND {N} > {X}", {"how many {T} {E} and {G} are there?", "count the {T} {E} and {G}"}},
-    {"SELECT {A} FROM {T} WHERE {C} = '{V}' OR {C} = '{W}'", {"show the {A} of {T} whose {C} is {V} or {W}", "list the {A} of all {T} with {C} {V} or {W}"}},
+    {"SELECT {A} FROM {T} WHERE {C} = '{V}' OR {C} = '{W}'",
+     {"show the {A} of {T} whose {C} is {V} or {W}", "list the {A} of all {T} with {C} {V} or {W}"}},
     {"SELECT {A} FROM {T} WHERE {C} <> '{V}'", {"show the {A} of {T} whose {C} is not {V}", "list the {A} of all {T} without {C} {V}"}},
-    {"SELECT {L} FROM {T} WHERE {L} LIKE '{P}%'", {"list each {L} in {T} that starts with {P}", "which {L} of a {S} begins with {P}?", "show the {L} of {T} starting with {P}"}},
-    {"SELECT {A} FROM {T} WHERE {L} LIKE '{P}%'", {"show the {A} of {T} whose {L} starts with {P}", "what is the {A} of the {T} with a {L} beginning with {P}?"}},
+    {"SELECT {L} FROM {T} WHERE {L} LIKE '{P}%'",
+     {"list each {L} in {T} that starts with {P}", "which {L} of a {S} begins with {P}?", "show the {L} of {T} starting with {P}"}},
+    {"SELECT {A} FROM {T} WHERE {L} LIKE '{P}%'",
+     {"show the {A} of {T} whose {L} starts with {P}", "what is the {A} of the {T} with a {L} beginning with {P}?"}},
     {"SELECT {L} FROM {T} WHERE {L} LIKE '%{Z}%'", {"list each {L} in {T} that contains {Z}", "which {L} of a {S} has {Z} in it?"}},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
@@ -90,7 +119,8 @@ typedef struct Question {
 // ---- drawing ---------------------------------------------------------------------------------------------------------
 
 /* A column that is text or a number as asked, from column `first` on, and none of `not`; NULL if there is none. */
-static const SqlColumn *column_draw(const SqlSchema *s, int text, size_t first, const SqlColumn *const not[], size_t nots, uint64_t *random)
+static const SqlColumn *column_draw(const SqlSchema *s, int text, size_t first, const SqlColumn *const not[], size_t nots,
+                                    uint64_t *random)
 {
     const SqlColumn *fit[SCHEMA_COLUMNS];
     size_t count = 0;
@@ -232,7 +262,9 @@ static void slot_append(Buffer *out, const Question *q, char slot, uint64_t *ran
     case 'F': equal_append(out, q->d, q->u, random); break;
     case 'G': bound_append(out, q, true, random); break;
     case 'M': bound_append(out, q, false, random); break;
-    case 'R': buffer_format(out, random_chance(random, 50) ? "with %s between %lld and %lld" : "with %s from %lld to %lld", q->n->name, x, y); break;
+    case 'R':
+        buffer_format(out, random_chance(random, 50) ? "with %s between %lld and %lld" : "with %s from %lld to %lld", q->n->name, x, y);
+        break;
     case 'H': best_append(out, q, true, random); break;
     case 'J': best_append(out, q, false, random); break;
     default: bug("slot {%c}", slot);
@@ -295,8 +327,8 @@ static void table_fill(SqlTable *t, const Question *q, uint64_t *random, Arena *
     const SqlSchema *s = q->schema;
     bool *number = arena_new(a, bool, s->columns);
     size_t few = random_index(random, 64);
-    *t = (SqlTable){.name = s->table, .column = arena_new(a, const char *, s->columns), .number = number, .columns = s->columns, .rows = ROWS,
-                    .cell = arena_new(a, const char *, ROWS * s->columns)};
+    *t = (SqlTable){.name = s->table, .number = number, .columns = s->columns, .rows = ROWS,
+                    .column = arena_new(a, const char *, s->columns), .cell = arena_new(a, const char *, ROWS * s->columns)};
     for (size_t c = 0; c < s->columns; c++) t->column[c] = s->column[c].name, number[c] = !s->column[c].value;
     for (size_t r = 0; r < ROWS; r++) {
         bool matches = random_chance(random, 25);

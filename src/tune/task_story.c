@@ -32,8 +32,8 @@ static bool is_title_before(const char *text, const char *stop)
     static const char *const titles[] = {"Mr", "Mrs", "Ms", "Dr"};
     for (size_t i = 0; i < sizeof titles / sizeof *titles; i++) {
         size_t len = strlen(titles[i]);
-        if ((size_t)(stop - text) >= len && !memcmp(stop - len, titles[i], len) && ((size_t)(stop - text) == len || !is_letter(stop[-(long)len - 1])))
-            return true;
+        bool fits = (size_t)(stop - text) >= len && !memcmp(stop - len, titles[i], len);
+        if (fits && (stop - len == text || !is_letter(*(stop - len - 1)))) return true;
     }
     return false;
 }
@@ -46,7 +46,8 @@ size_t sentence_length(const char *text)
         const char *end = at + 1;
         while (*end && strchr(".!?\"')", *end)) end++;
         const char *next = end + strspn(end, " \t\r\n");
-        if (!*next || (next > end && (isupper((unsigned char)*next) || isdigit((unsigned char)*next) || *next == '"'))) return (size_t)(end - text);
+        bool begins = isupper((unsigned char)*next) || isdigit((unsigned char)*next) || *next == '"';
+        if (!*next || (next > end && begins)) return (size_t)(end - text);
     }
     return strlen(text);
 }
@@ -145,13 +146,15 @@ typedef struct Corpus {
     TextTable words;                           // in small letters
     WordCount *count;                          // (words.count)
     uint8_t *content;                          // (words.count) whether one may ask for it
-    TextTable passages;                        // those of validation and test
+    TextTable used;                            // passages and prompts so far: none comes twice
 } Corpus;
 
 /* One line of plain ASCII: typographic quotes made straight, white space single. NULL if other characters are left. */
 static char *story_clean(const char *text, size_t len, Arena *a)
 {
-    static const char *const typographic[][2] = {{"\xE2\x80\x9C", "\""}, {"\xE2\x80\x9D", "\""}, {"\xE2\x80\x99", "'"}, {"\xE2\x80\x98", "'"}};
+    static const char *const typographic[][2] = {
+        {"\xE2\x80\x9C", "\""}, {"\xE2\x80\x9D", "\""}, {"\xE2\x80\x99", "'"}, {"\xE2\x80\x98", "'"},
+    };
     char *out = arena_alloc(a, len + 1, 1);
     size_t n = 0;
     for (size_t i = 0; i < len;) {
@@ -309,7 +312,8 @@ static bool prompt_make(Buffer *prompt, Asked *asked, const Corpus *c, const cha
     }
     buffer_format(prompt, ".");
     size_t features = random_index(&c->m->random, ASKED_FEATURES + 1), first = random_index(&c->m->random, 4);
-    for (unsigned i = 0; i < 4 && asked->count < count + features; i++) feature_ask(asked, prompt, (unsigned)(first + i) % 4, passage, name);
+    for (unsigned i = 0; i < 4 && asked->count < count + features; i++)
+        feature_ask(asked, prompt, (unsigned)(first + i) % 4, passage, name);
     buffer_format(prompt, "\n");
     buffer_u8(prompt, 0);
     return true;
@@ -321,6 +325,8 @@ static void passage_ask(Corpus *c, DataPart part, const char *passage)
     for (unsigned i = 0; i < (part == PART_TRAIN ? PROMPTS_TRAIN : PROMPTS_SCORED); i++) {
         Asked asked;
         if (!prompt_make(&prompt, &asked, c, passage)) break;
+        uint32_t prompts = c->used.count, len = (uint32_t)strlen((char *)prompt.data);
+        if (table_add(&c->used, (char *)prompt.data, len) != prompts) continue;
         Json *line = task_object("chat", (char *)prompt.data, passage), *list = json_new_array();
         for (size_t k = 0; k < asked.count; k++) json_add(list, json_of_text(asked.text[k]));
         json_put(line, "constraints", list);
@@ -360,8 +366,8 @@ static void stories_pass(Corpus *c, bool training)
         for (const char *at = c->story[i]; *at;) {
             size_t want = SENTENCES_LEAST + random_index(&c->m->random, SENTENCES_MOST - SENTENCES_LEAST + 1);
             const char *passage = passage_cut(&at, want, &c->m->arena);
-            if (!passage || table_find(&c->passages, passage, strlen(passage)) != TABLE_NONE) continue;
-            table_add(&c->passages, passage, strlen(passage));
+            uint32_t before = c->used.count;
+            if (!passage || table_add(&c->used, passage, strlen(passage)) != before) continue;
             passage_ask(c, (DataPart)c->part[i], passage);
             if (training) task_base(c->m, passage);
         }
@@ -373,7 +379,7 @@ Result task_make_chat(TaskMaker *m)
     Corpus c = {.m = m};
     GUARD(stories_read(&c));
     words_count_all(&c);
-    table_init(&c.passages, &m->arena);
+    table_init(&c.used, &m->arena);
     stories_pass(&c, false);
     stories_pass(&c, true);
     return OK;

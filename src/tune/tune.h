@@ -25,10 +25,19 @@ typedef enum { PART_TRAIN, PART_VALID, PART_TEST, PART_ALL } DataPart;
 typedef struct TestPair { const char *prompt; const char **answers; size_t count; } TestPair;
 CHECKED Result data_pairs(TestPair **out, size_t *count, const char *path, DataPart part, Arena *a);   // prompt: column 1, answers: column 0
 
+/* A score with its 95 % interval. */
+typedef struct Score { double value, low, high; } Score;
+
 /* chrF (sacreBLEU's chrF2: character 6-grams, beta 2, no word n-grams, whitespace ignored) of a corpus, 0..100, with the
- * best of several references a sentence; and exact match in percent. */
-double score_chrf(const char *const *hypotheses, const TestPair *pairs, size_t count);
-double score_exact(const char *const *hypotheses, const TestPair *pairs, size_t count);
+ * best of several references a sentence; BLEU as sacreBLEU has it by default (13a tokens, 4-grams, exponential smoothing), 0..100,
+ * of all references; exact match in percent, white space aside; a share in percent. Intervals: bootstrap over samples, Wilson for
+ * the last two. */
+Score score_chrf(const char *const *hypotheses, const TestPair *pairs, size_t count);
+Score score_bleu(const char *const *hypotheses, const TestPair *pairs, size_t count);
+Score score_exact(const char *const *hypotheses, const TestPair *pairs, size_t count);
+Score score_share(size_t right, size_t count);
+/* Perplexity a token of replies, each behind a BOS and cut to its context, under the model of a folder; empty ones do not count. */
+CHECKED Result score_perplexity(Score *out, const char *judge, const char *const *replies, size_t count);
 
 // ---- tasks -----------------------------------------------------------------------------------------------------------
 
@@ -38,5 +47,28 @@ double score_exact(const char *const *hypotheses, const TestPair *pairs, size_t 
 typedef struct TaskCounts { size_t train, valid, test, extra, base; } TaskCounts;   // extra: lines of wikisql.jsonl
 CHECKED Result task_make(TaskCounts *out, const char *name, const char *dir, const char *data, uint64_t seed);
 extern const char *const task_sources[];       // "translate", "sql", "chat", "humaneval", "mtbench"; NULL ends it
+
+typedef struct TaskSample {
+    TestPair pair;
+    const char *id;                            // of HumanEval and MT-bench; or NULL
+    const struct SqlTable *table;              // sql: what statements run on
+    bool unseen;                               // sql: over a schema that training never shows
+    const char **constraint;                   // chat: what the reply must meet
+    size_t constraints;
+} TaskSample;
+typedef struct TaskSet {
+    const char *task;                          // "translate", "sql", "wikisql", "chat", "humaneval", "mtbench"; NULL: pairs of text
+    TaskSample *sample;
+    size_t count;
+} TaskSet;
+/* Reads JSON lines: those that task_make writes, of one task, or prompt and completion, question and answer, or text with a
+ * last 'A:'; limit > 0: so many of them, evenly spread. Fails with the line. Any other file: pairs, their test part. */
+CHECKED Result task_read(TaskSet *out, const char *path, size_t limit, Arena *a);
+
+enum { TASK_SCORES = 4 };
+typedef struct TaskScores { const char *name[TASK_SCORES]; Score score[TASK_SCORES]; size_t count; } TaskScores;
+/* The scores of a task: translate bleu, chrf, exact_match; sql execution, execution_seen, execution_unseen, exact_match; wikisql
+ * exact_match; chat constraints and, with a judge's folder, perplexity; pairs chrf, exact_match. HumanEval and MT-bench have none here. */
+CHECKED Result task_score(TaskScores *out, const TaskSet *set, const char *const *answers, const char *judge);
 
 #endif
