@@ -109,12 +109,15 @@ Json *head_groups_json(const HeadGroups *g, uint32_t layers)
     return all;
 }
 
-/* The first group of the first layer says how large all are; false where this one is not. */
 static bool list_fits(const Json *v, size_t count) { return json_kind(v) == KIND_ARRAY && json_count(v) == count; }
 
+/* The first member of a list that has one, or NULL. */
+static const Json *list_first(const Json *v) { return v && json_kind(v) == KIND_ARRAY && json_count(v) > 0 ? json_at(v, 0) : NULL; }
+
+/* The first group of the first layer says how large all are. */
 Result head_groups_read(HeadGroups *out, const Json *lists, uint32_t layers, Arena *a)
 {
-    size_t groups = json_count(json_at(lists, 0)), size = json_count(json_at(json_at(lists, 0), 0));
+    size_t groups = json_count(list_first(lists)), size = json_count(list_first(list_first(lists)));
     if (!list_fits(lists, layers) || groups == 0 || size == 0 || groups > MOST_HEADS || size > MOST_HEADS || groups * size > MOST_HEADS)
         return fail(FAIL_DATA, "head_groups is not a list of groups of heads for each of %u layers", layers);
     uint32_t *head = arena_new(a, uint32_t, layers * groups * size);
