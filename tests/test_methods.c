@@ -1,6 +1,9 @@
 /* test_methods.c - the methods of tuning: gradients of each against finite differences, and that each of them learns. */
+#include "model/json.h"
 #include "model/layers.h"
+#include "model/safetensors.h"
 #include "tune/dropout.h"
+#include "tune/sha256.h"
 #include "tune/teacher.h"
 #include "test.h"
 
@@ -239,6 +242,245 @@ TEST(merged_factors_give_the_same_logits)
     CHECK(most > 1e-2);
     model_free(&merged);
     student_free(&s);
+}
+
+// ---- adapters from elsewhere -----------------------------------------------------------------------------------------
+
+static const char *path_in(const char *name)               // in the case's folder
+{
+    static char path[8][4200];
+    static unsigned next;
+    char *p = path[next++ % 8];
+    snprintf(p, sizeof path[0], "%s/%s", test_folder(), name);
+    return p;
+}
+
+static const char *file_make(const char *name, const char *text)
+{
+    const char *p = path_in(name);
+    CHECK_OK(file_write(p, text, strlen(text), 0644));
+    return p;
+}
+
+/* What PEFT 0.15 writes for LoraConfig(r=2, lora_alpha=8, lora_dropout=0.05, layers_to_transform=[2]). */
+static const char peft_config[] =
+    "{\"alpha_pattern\": {}, \"auto_mapping\": null, \"base_model_name_or_path\": \"base\", \"bias\": \"none\", \"corda_config\": null, "
+    "\"eva_config\": null, \"exclude_modules\": null, \"fan_in_fan_out\": false, \"inference_mode\": true, \"init_lora_weights\": true, "
+    "\"layer_replication\": null, \"layers_pattern\": null, \"layers_to_transform\": [2], \"loftq_config\": {}, \"lora_alpha\": 8, "
+    "\"lora_bias\": false, \"lora_dropout\": 0.05, \"megatron_config\": null, \"megatron_core\": \"megatron.core\", \"modules_to_save\": null, "
+    "\"peft_type\": \"LORA\", \"r\": 2, \"rank_pattern\": {}, \"revision\": null, \"target_modules\": [\"v_proj\", \"q_proj\"], "
+    "\"task_type\": \"CAUSAL_LM\", \"trainable_token_indices\": null, \"use_dora\": false, \"use_rslora\": false}";
+
+TEST(an_adapter_of_peft_is_taken_and_given_back_as_it_is)
+{
+    static float q_a[2 * 20], q_b[24 * 2], v_a[2 * 20], v_b[12 * 2];
+    float *all[4] = {q_a, q_b, v_a, v_b};
+    size_t len[4] = {40, 48, 40, 24};
+    for (int t = 0; t < 4; t++)
+        for (size_t i = 0; i < len[t]; i++) all[t][i] = (float)(test_random() - 0.5);
+    #define NAME(m, f) "base_model.model.model.layers.2.self_attn." m "_proj.lora_" f ".weight"
+    TensorOut tensors[4] = {{NAME("q", "A"), q_a, 2, 20}, {NAME("q", "B"), q_b, 24, 2}, {NAME("v", "A"), v_a, 2, 20}, {NAME("v", "B"), v_b, 12, 2}};
+    CHECK_OK(tensors_write(path_in("adapter_model.safetensors"), tensors, 4, "F32"));
+    file_make("adapter_config.json", peft_config);
+    Adapter a, b;
+    CHECK_OK(adapter_load(&a, test_folder(), &tiny));
+    CHECK_EQUAL(2, a.first);
+    CHECK_NEAR(4, a.pair[2][MAT_Q].scale, 0);
+    CHECK_NEAR(0.05, a.dropout, 1e-8);
+    CHECK(a.pair[2][MAT_V].a && !a.pair[2][MAT_K].a && !a.pair[1][MAT_Q].a);
+    CHECK_OK(adapter_save(&a, path_in("back"), &tiny, "base"));
+    CHECK_OK(adapter_load(&b, path_in("back"), &tiny));
+    CHECK(!memcmp(b.pair[2][MAT_Q].a, q_a, sizeof q_a) && !memcmp(b.pair[2][MAT_V].b, v_b, sizeof v_b));
+    CHECK(a.dropout == b.dropout && a.pair[2][MAT_Q].scale == b.pair[2][MAT_Q].scale);
+    Json *want, *got;
+    CHECK_OK(json_read(&want, path_in("adapter_config.json"), 1 << 16));
+    CHECK_OK(json_read(&got, path_in("back/adapter_config.json"), 1 << 16));
+    for (JsonEach e = {0}; json_each(got, &e);) CHECK(json_find(want, e.key));         // PEFT's names, and none of our own
+    json_free(want);
+    json_free(got);
+    adapter_free(&a);
+    adapter_free(&b);
+}
+
+// ---- runs ------------------------------------------------------------------------------------------------------------
+
+TEST(files_are_named_by_their_sha256)
+{
+    char hex[65], million[1000] = {0};
+    sha256_hex(hex, (const uint8_t *)"abc", 3);            // the examples of FIPS 180-4
+    CHECK(!strcmp(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
+    sha256_hex(hex, (const uint8_t *)"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56);
+    CHECK(!strcmp(hex, "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"));
+    memset(million, 'a', sizeof million);
+    Buffer b = {0};
+    for (int i = 0; i < 1000; i++) buffer_append(&b, million, sizeof million);
+    sha256_hex(hex, b.data, b.len);
+    CHECK(!strcmp(hex, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"));
+    buffer_free(&b);
+}
+
+/* A base that has seen the sentences, and its teacher's data: the same sentences asked for their last word. */
+static void base_make(void)
+{
+    static const char *const who[] = {"the cat", "a dog", "my friend", "the old man", "a bird"};
+    static const char *const does[] = {"sees", "likes", "finds", "hears", "wants"};
+    Buffer b = {0};
+    for (int i = 0; i < 500; i++)
+        buffer_format(&b, "%s %s %d\t%s %d\n", who[i % 5], does[i / 5 % 5], i, who[(i + i / 5) % 5], i);
+    buffer_u8(&b, 0);
+    file_make("corpus.txt", (const char *)b.data);
+    CHECK_OK(tokenizer_train((const char *)b.data, b.len - 1, 320, path_in("tokenizer.model")));
+    buffer_free(&b);
+    Model m;
+    ModelConfig c = {.width = 32, .layers = 4, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 48, .vocab = 320, .context = 64,
+                     .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .tied = true, .bos = 1, .eos = 2};
+    model_random(&m, &c, 5);
+    CHECK_OK(model_save(&m, path_in("base"), "F32"));
+    CHECK_OK(tokenizer_copy(path_in("tokenizer.model"), path_in("base")));
+    model_free(&m);
+}
+
+#define HEAD(out) "out: " out "\nbase: base\ncontext: 48\nbatch_tokens: 512\nsteps: 24\nlog_every: 1\neval_every: 6\nlearning_rate: 5e-3\n" \
+                  "warmup: 4\nsources:\n  - {kind: pairs, path: corpus.txt, prompt: \"{0}\\n\", completion: \"{1}\"}\n"
+#define LORA "lora: {rank: 4, dropout: 0.1, share: [qkv], targets: [q_proj, k_proj, v_proj, o_proj, down_proj]}\n"
+#define DISTILL "distill: {teacher: teacher/model, labels: 0.5, hidden_share: 0.4}\n"
+
+static Result tune_try(const char *name, const char *recipe, bool resume)
+{
+    TrainOptions o = {.threads = 2, .resume = resume, .version = "test"};
+    return tune_run(file_make(name, recipe), &o);
+}
+
+static double number_in(const char *path, const char *key)
+{
+    Json *o;
+    double v;
+    CHECK_OK(json_read(&o, path_in(path), 1 << 20));
+    CHECK_OK(json_get_real(&v, o, key, -1e9, 1e9));
+    json_free(o);
+    return v;
+}
+
+static void same_files(const char *a, const char *b)
+{
+    char hex[2][65];
+    CHECK_OK(sha256_file(hex[0], path_in(a)));
+    CHECK_OK(sha256_file(hex[1], path_in(b)));
+    if (strcmp(hex[0], hex[1])) fprintf(stderr, "%s and %s differ\n", a, b);
+    CHECK(!strcmp(hex[0], hex[1]));
+}
+
+TEST(every_method_learns)
+{
+    threads_start(2);
+    base_make();
+    static const char *const recipes[] = {
+        HEAD("teacher") "method: standard\n", HEAD("a") LORA, HEAD("b") "lora: {rank: 4, fixed: a}\n", HEAD("c") "lora: {rank: 4, fixed: b, share: [gate_up]}\n",
+        HEAD("d") LORA DISTILL, HEAD("e") "method: standard\nheads: {merge: 2, by: adjacent, scale: 0.7}\n" DISTILL,
+        HEAD("f") LORA "approximate: {activation: relu, softmax: 2relu}\nupper: {side_by_side: true}\n"};
+    static const char *const folders[] = {"teacher", "a", "b", "c", "d", "e", "f"};
+    CHECK_OK(tune_try("r.yaml", "out: still\nbase: base\ncontext: 48\nbatch_tokens: 512\nsteps: 1\neval_every: 1\nlearning_rate: 1e-9\n"
+             "sources:\n  - {kind: pairs, path: corpus.txt, prompt: \"{0}\\n\", completion: \"{1}\"}\nlora: {rank: 1}\n", false));
+    double before = number_in("still/run.json", "best_loss");
+    for (int i = 0; i < 7; i++) {
+        CHECK_OK(tune_try("r.yaml", recipes[i], false));
+        char record[64];
+        snprintf(record, sizeof record, "%s/run.json", folders[i]);
+        double loss = number_in(record, "best_loss");
+        fprintf(stderr, "    %s: held out %.3f, the base %.3f\n", folders[i], loss, before);
+        CHECK(loss < before - 0.3);
+    }
+    CHECK(file_exists(path_in("e/model/marill.json")) && file_exists(path_in("f/adapter/marill.json")));
+    CHECK(file_exists(path_in("b/adapter/marill.json")));
+    CHECK(file_exists(path_in("a/loss.svg")) && file_exists(path_in("a/recipe.yaml")));
+}
+
+TEST(kept_cuts_change_no_bit_of_a_run)
+{
+    threads_start(2);
+    base_make();
+    CHECK_OK(tune_try("a.yaml", HEAD("a") LORA, false));
+    CHECK_OK(tune_try("b.yaml", HEAD("b") LORA "cache: false\n", false));
+    CHECK_OK(tune_try("c.yaml", HEAD("c") LORA "cache_mb: 1\n", false));
+    same_files("a/adapter/adapter_model.safetensors", "b/adapter/adapter_model.safetensors");
+    same_files("a/adapter/adapter_model.safetensors", "c/adapter/adapter_model.safetensors");
+}
+
+// ---- killed and resumed ----------------------------------------------------------------------------------------------
+
+static void kill_at(void *ctx, const char *line)
+{
+    const int *step = ctx;
+    if (!strncmp(line, "step ", 5) && atoi(line + 5) == *step) raise(SIGKILL);
+}
+
+/* Runs the recipe in a process that is killed when it says a step, or, with step 0, after some time. */
+static bool run_killed(const char *recipe, bool resume, int step, unsigned microseconds)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        threads_start(2);
+        Progress say = {kill_at, &step};
+        TrainOptions o = {.threads = 2, .resume = resume, .progress = &say, .version = "test"};
+        _exit(failed(tune_run(recipe, &o)));
+    }
+    if (!step) {
+        usleep(microseconds);
+        kill(child, SIGKILL);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    if (WIFEXITED(status)) CHECK_EQUAL(0, WEXITSTATUS(status));
+    return WIFSIGNALED(status);
+}
+
+TEST(a_killed_run_ends_as_one_that_was_not)
+{
+    base_make();
+    file_make("t.yaml", HEAD("teacher") "method: standard\n");
+    CHECK(!run_killed(path_in("t.yaml"), false, -1, 0));
+    #define ALL LORA DISTILL "checkpoint_every: 1\n"
+    file_make("a.yaml", HEAD("a") ALL);
+    const char *b = file_make("b.yaml", HEAD("b") ALL);
+    CHECK(!run_killed(path_in("a.yaml"), false, -1, 0));
+    int step = 3, kills = 1;
+    CHECK(run_killed(b, false, step, 0));
+    while ((step += 2 + (int)(test_random() * 6)) < 24) kills += run_killed(b, true, step, 0);
+    for (int i = 0; i < 4; i++) kills += run_killed(b, true, 0, 20000 + (unsigned)(test_random() * 60000));
+    run_killed(b, true, -1, 0);
+    CHECK(kills > 3);
+    same_files("a/adapter/adapter_model.safetensors", "b/adapter/adapter_model.safetensors");
+    file_make("b.yaml", HEAD("b") ALL "clip: 2\n");
+    CHECK_FAILS(tune_try("b.yaml", HEAD("b") ALL "clip: 2\n", true), "not the one that the run began with");
+}
+
+TEST(a_run_ends_early_and_keeps_its_best)
+{
+    threads_start(2);
+    base_make();
+    CHECK_OK(tune_try("a.yaml", HEAD("a") "lora: {rank: 4}\npatience: 1\nmin_ratio: 1\n", false));
+    CHECK_OK(tune_try("b.yaml", "out: b\nbase: base\ncontext: 48\nbatch_tokens: 512\nsteps: 60\neval_every: 2\nlearning_rate: 0.5\n"
+             "sources:\n  - {kind: pairs, path: corpus.txt, prompt: \"{0}\\n\", completion: \"{1}\"}\nlora: {rank: 4}\npatience: 2\n", false));
+    CHECK(number_in("b/run.json", "steps") < 60);
+    CHECK_NEAR(number_in("b/run.json", "steps") - 4, number_in("b/run.json", "best_step"), 0);
+}
+
+TEST(recipes_of_tuning_are_checked)
+{
+    #define REFUSED(more, text) CHECK_FAILS(tune_try("r.yaml", HEAD("a") more, false), text)
+    REFUSED("", "lacks 'lora: {rank: N}'");
+    REFUSED("rank: 4\n", "line 12: unknown field 'rank'");
+    REFUSED("lora: {rank: 4, depth: 2}\n", "unknown field 'depth' in lora");
+    REFUSED("lora: {rank: 4, share: [kv]}\n", "'kv'");
+    REFUSED("lora: {rank: 4, fixed: c}\n", "fixed must be one of none, a, b, not 'c'");
+    REFUSED("method: standard\nlora: {rank: 4}\n", "leave out 'lora'");
+    REFUSED("lora: {rank: 4}\ncache: maybe\n", "cache must be true or false");
+    REFUSED("lora: {rank: 4}\ndistill: {hidden: 1}\n", "lacks the field 'teacher'");
+    REFUSED("lora: {rank: 4}\nheads: {merge: 2, prune: 2}\n", "either merged or pruned");
+    REFUSED("lora: {rank: 4}\nheads: {merge: 2, by: importance}\n", "heads are merged by");
+    REFUSED("preset: paper\n", "preset paper is distilled");
+    REFUSED("preset: rock\n", "preset must be one of paper");
+    REFUSED("lora: {rank: 4}\neval_every: 0\n", "twice");
 }
 
 int main(int argc, char **argv) { return test_main(argc, argv); }

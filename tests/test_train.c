@@ -343,7 +343,7 @@ TEST(recipe_errors_are_named)
 {
     CHECK_OK(recipe_try(RECIPE_TRAIN, GOOD));
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "colour: red\n"), "line 10: unknown field 'colour'");
-    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "rank: 4\n"), "unknown field 'rank'");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "lora: {rank: 4}\n"), "unknown field 'lora'");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "seed: many\n"), "seed must be a whole number");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "seed: -1\n"), "seed must lie between");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "seed: 1\nseed: 2\n"), "field 'seed' is there twice");
@@ -355,7 +355,7 @@ TEST(recipe_errors_are_named)
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, "out: a\n"), "lacks the field 'context'");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, "sources: [{kind: tables, path: a}]\n"), "kind must be");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, "sources: [{kind: lines, road: a}]\n"), "unknown field 'road'");
-    CHECK_FAILS(recipe_try(RECIPE_TUNE, "targets: [q_proj, z_proj]\n"), "'z_proj'");
+    CHECK_FAILS(recipe_try(RECIPE_TUNE, "lora: {targets: [q_proj, z_proj]}\n"), "'z_proj'");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, "out: [a\n"), "line ");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, ""), "empty");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, "- a\n"), "mapping");
@@ -416,7 +416,7 @@ TEST(a_stopped_run_goes_on_bit_for_bit)
     CHECK_OK(train_run(b, &resumed));
     same_files("a/model/model.safetensors", "b/model/model.safetensors");
 
-    #define TUNE "base: a/model\nfrozen: 2\nrank: 4\ntargets: [q_proj, v_proj, down_proj]\n"
+    #define TUNE "base: a/model\nfrozen: 2\nlora: {rank: 4, targets: [q_proj, v_proj, down_proj]}\n"
     CHECK_OK(tune_run(file_make("c.yaml", RUN("c", "0") TUNE), &plain));
     const char *d = file_make("d.yaml", RUN("d", "0") TUNE);
     stopper.lines = 0;

@@ -1,6 +1,10 @@
 /* train.c - training from recipes, and writing the result as a plain folder. */
 #include "app/app.h"
 
+#ifndef MARILL_COMMIT
+#define MARILL_COMMIT ""                           // built from no repository
+#endif
+
 const char train_usage[] =
     "RECIPE [options]\n"
     "  --dry-run                    read everything, train nothing\n"
@@ -22,7 +26,7 @@ static Result recipe_command(int argc, char **argv, Result (*work)(const char *r
 {
     const char *recipe = NULL;
     uint64_t threads = 0;
-    TrainOptions o = {.progress = &terminal_progress};
+    TrainOptions o = {.progress = &terminal_progress, .version = MARILL_VERSION, .commit = MARILL_COMMIT};
     Option options[] = {
         OPTION("RECIPE", OPT_TEXT, &recipe, .required = true),
         OPTION("--dry-run", OPT_FLAG, &o.dry_run),

@@ -7,13 +7,14 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
 
 enum { RECIPE_LIMIT = 1 << 20, SOURCE_LIMIT = 64 };
 
-typedef enum { FIELD_PATH, FIELD_TEXT, FIELD_COUNT, FIELD_REAL } FieldKind;
+typedef enum { FIELD_PATH, FIELD_TEXT, FIELD_COUNT, FIELD_REAL, FIELD_FLAG, FIELD_CHOICE } FieldKind;
 typedef enum { IN_TRAIN = 1, IN_TUNE = 2, IN_BOTH = 3, REQUIRED = 4 } FieldUse;
 
 typedef struct Field {
@@ -22,64 +23,111 @@ typedef struct Field {
     unsigned use;
     size_t at;                                 // offset in Recipe, ModelConfig or DataSource
     double least, most;                        // of a number
+    const char *const *choice;                 // FIELD_CHOICE: names, NULL at the end; the value is the place in the list
 } Field;
+
+static const char *const methods[] = {"lora", "standard", NULL}, *const keeps[] = {"last", "best", NULL};
+static const char *const factors[] = {"none", "a", "b", NULL}, *const norms[] = {"base", "constant", NULL};
+static const char *const heads_by[] = {"default", "attention", "weights", "adjacent", "random", "importance", "output", NULL};
+static const char *const activations[] = {"base", "relu", "quad", NULL}, *const softmaxes[] = {"exp", "2quad", "2relu", NULL};
+static const char *const presets[] = {"paper", NULL};
 
 #define AT(member) offsetof(Recipe, member)
 static const Field recipe_fields[] = {
-    {"out", FIELD_PATH, IN_BOTH | REQUIRED, AT(out), 0, 0},
-    {"result", FIELD_PATH, IN_BOTH, AT(result), 0, 0},
-    {"tokenizer", FIELD_PATH, IN_TRAIN, AT(tokenizer), 0, 0},
-    {"init", FIELD_PATH, IN_TRAIN, AT(init), 0, 0},
-    {"base", FIELD_PATH, IN_TUNE | REQUIRED, AT(base), 0, 0},
-    {"base_name", FIELD_TEXT, IN_TUNE, AT(base_name), 0, 0},
-    {"context", FIELD_COUNT, IN_BOTH | REQUIRED, AT(context), 2, 65536},
-    {"batch_tokens", FIELD_COUNT, IN_BOTH | REQUIRED, AT(batch_tokens), 1, 1 << 24},
-    {"steps", FIELD_COUNT, IN_BOTH, AT(steps), 1, 1e9},
-    {"epochs", FIELD_REAL, IN_BOTH, AT(epochs), 1e-6, 1e6},
-    {"learning_rate", FIELD_REAL, IN_BOTH | REQUIRED, AT(learning_rate), 1e-9, 10},
-    {"min_ratio", FIELD_REAL, IN_BOTH, AT(min_ratio), 0, 1},
-    {"warmup", FIELD_COUNT, IN_BOTH, AT(warmup), 0, 1e9},
-    {"weight_decay", FIELD_REAL, IN_BOTH, AT(weight_decay), 0, 10},
-    {"clip", FIELD_REAL, IN_BOTH, AT(clip), 0, 1e9},
-    {"beta1", FIELD_REAL, IN_BOTH, AT(beta1), 0, 0.999999},
-    {"beta2", FIELD_REAL, IN_BOTH, AT(beta2), 0, 0.999999},
-    {"epsilon", FIELD_REAL, IN_BOTH, AT(epsilon), 1e-16, 1},
-    {"init_std", FIELD_REAL, IN_TRAIN, AT(init_std), 1e-6, 10},
-    {"seed", FIELD_COUNT, IN_BOTH, AT(seed), 0, 4294967295.0},
-    {"threads", FIELD_COUNT, IN_BOTH, AT(threads), 0, 1024},
-    {"log_every", FIELD_COUNT, IN_BOTH, AT(log_every), 1, 1e9},
-    {"eval_every", FIELD_COUNT, IN_BOTH, AT(eval_every), 0, 1e9},
-    {"eval_tokens", FIELD_COUNT, IN_BOTH, AT(eval_tokens), 1, 1e9},
-    {"checkpoint_every", FIELD_COUNT, IN_BOTH, AT(checkpoint_every), 0, 1e9},
-    {"dtype", FIELD_TEXT, IN_TRAIN, AT(dtype), 0, 0},
-    {"frozen", FIELD_REAL, IN_TUNE, AT(frozen), 0, 65536},
-    {"rank", FIELD_COUNT, IN_TUNE | REQUIRED, AT(rank), 1, 4096},
-    {"alpha", FIELD_REAL, IN_TUNE, AT(alpha), 1e-6, 1e6},
+    {"out", FIELD_PATH, IN_BOTH | REQUIRED, AT(out), 0, 0, NULL},
+    {"result", FIELD_PATH, IN_BOTH, AT(result), 0, 0, NULL},
+    {"tokenizer", FIELD_PATH, IN_TRAIN, AT(tokenizer), 0, 0, NULL},
+    {"init", FIELD_PATH, IN_TRAIN, AT(init), 0, 0, NULL},
+    {"base", FIELD_PATH, IN_TUNE | REQUIRED, AT(base), 0, 0, NULL},
+    {"base_name", FIELD_TEXT, IN_TUNE, AT(base_name), 0, 0, NULL},
+    {"context", FIELD_COUNT, IN_BOTH | REQUIRED, AT(context), 2, 65536, NULL},
+    {"batch_tokens", FIELD_COUNT, IN_BOTH | REQUIRED, AT(batch_tokens), 1, 1 << 24, NULL},
+    {"steps", FIELD_COUNT, IN_BOTH, AT(steps), 1, 1e9, NULL},
+    {"epochs", FIELD_REAL, IN_BOTH, AT(epochs), 1e-6, 1e6, NULL},
+    {"learning_rate", FIELD_REAL, IN_BOTH | REQUIRED, AT(learning_rate), 1e-9, 10, NULL},
+    {"min_ratio", FIELD_REAL, IN_BOTH, AT(min_ratio), 0, 1, NULL},
+    {"warmup", FIELD_COUNT, IN_BOTH, AT(warmup), 0, 1e9, NULL},
+    {"weight_decay", FIELD_REAL, IN_BOTH, AT(weight_decay), 0, 10, NULL},
+    {"clip", FIELD_REAL, IN_BOTH, AT(clip), 0, 1e9, NULL},
+    {"beta1", FIELD_REAL, IN_BOTH, AT(beta1), 0, 0.999999, NULL},
+    {"beta2", FIELD_REAL, IN_BOTH, AT(beta2), 0, 0.999999, NULL},
+    {"epsilon", FIELD_REAL, IN_BOTH, AT(epsilon), 1e-16, 1, NULL},
+    {"init_std", FIELD_REAL, IN_TRAIN, AT(init_std), 1e-6, 10, NULL},
+    {"seed", FIELD_COUNT, IN_BOTH, AT(seed), 0, 4294967295.0, NULL},
+    {"threads", FIELD_COUNT, IN_BOTH, AT(threads), 0, 1024, NULL},
+    {"log_every", FIELD_COUNT, IN_BOTH, AT(log_every), 1, 1e9, NULL},
+    {"eval_every", FIELD_COUNT, IN_BOTH, AT(eval_every), 0, 1e9, NULL},
+    {"eval_tokens", FIELD_COUNT, IN_BOTH, AT(eval_tokens), 1, 1e9, NULL},
+    {"checkpoint_every", FIELD_COUNT, IN_BOTH, AT(checkpoint_every), 0, 1e9, NULL},
+    {"dtype", FIELD_TEXT, IN_BOTH, AT(dtype), 0, 0, NULL},
+    {"keep", FIELD_CHOICE, IN_BOTH, AT(keep), 0, 0, keeps},
+    {"patience", FIELD_COUNT, IN_BOTH, AT(patience), 0, 1e9, NULL},
+    {"method", FIELD_CHOICE, IN_TUNE, AT(method), 0, 0, methods},
+    {"frozen", FIELD_REAL, IN_TUNE, AT(frozen), 0, 65536, NULL},
+    {"cache", FIELD_FLAG, IN_TUNE, AT(cache), 0, 0, NULL},
+    {"cache_mb", FIELD_COUNT, IN_TUNE, AT(cache_mb), 0, 1 << 20, NULL},
+    {0}
+};
+static const Field lora_fields[] = {
+    {"rank", FIELD_COUNT, IN_TUNE, AT(lora.rank), 1, 4096, NULL},
+    {"alpha", FIELD_REAL, IN_TUNE, AT(lora.alpha), 1e-6, 1e6, NULL},
+    {"dropout", FIELD_REAL, IN_TUNE, AT(lora.dropout), 0, 0.99, NULL},
+    {"fixed", FIELD_CHOICE, IN_TUNE, AT(lora.fixed), 0, 0, factors},
+    {0}
+};
+static const Field distill_fields[] = {
+    {"teacher", FIELD_PATH, IN_TUNE, AT(distill.teacher), 0, 0, NULL},
+    {"teacher_adapter", FIELD_PATH, IN_TUNE, AT(distill.teacher_adapter), 0, 0, NULL},
+    {"hidden", FIELD_REAL, IN_TUNE, AT(distill.hidden), 0, 1e6, NULL},
+    {"logits", FIELD_REAL, IN_TUNE, AT(distill.logits), 0, 1e6, NULL},
+    {"labels", FIELD_REAL, IN_TUNE, AT(distill.labels), 0, 1e6, NULL},
+    {"temperature", FIELD_REAL, IN_TUNE, AT(distill.temperature), 0.01, 100, NULL},
+    {"hidden_share", FIELD_REAL, IN_TUNE, AT(distill.hidden_share), 0, 1, NULL},
+    {0}
+};
+static const Field heads_fields[] = {
+    {"merge", FIELD_COUNT, IN_TUNE, AT(form.merge), 1, 1024, NULL},
+    {"prune", FIELD_COUNT, IN_TUNE, AT(form.prune), 1, 1024, NULL},
+    {"by", FIELD_CHOICE, IN_TUNE, AT(form.by), 0, 0, heads_by},
+    {"scale", FIELD_REAL, IN_TUNE, AT(form.scale), 1e-3, 1e3, NULL},
+    {0}
+};
+static const Field approximate_fields[] = {
+    {"activation", FIELD_CHOICE, IN_TUNE, AT(form.activation), 0, 0, activations},
+    {"softmax", FIELD_CHOICE, IN_TUNE, AT(form.softmax), 0, 0, softmaxes},
+    {0}
+};
+static const Field upper_fields[] = {
+    {"side_by_side", FIELD_FLAG, IN_TUNE, AT(form.side_by_side), 0, 0, NULL},
+    {"norm", FIELD_CHOICE, IN_TUNE, AT(form.norm), 0, 0, norms},
+    {"anneal", FIELD_REAL, IN_TUNE, AT(form.anneal), 0, 1, NULL},
+    {"row_bound", FIELD_REAL, IN_TUNE, AT(form.row_bound), 0, 100, NULL},
+    {"row_bound_weight", FIELD_REAL, IN_TUNE, AT(form.row_bound_weight), 0, 1e6, NULL},
     {0}
 };
 #undef AT
 #define AT(member) offsetof(DataSource, member)
 static const Field source_fields[] = {
-    {"kind", FIELD_TEXT, IN_BOTH | REQUIRED, AT(kind), 0, 0},
-    {"path", FIELD_PATH, IN_BOTH | REQUIRED, AT(path), 0, 0},
-    {"prompt", FIELD_TEXT, IN_BOTH, AT(prompt), 0, 0},
-    {"completion", FIELD_TEXT, IN_BOTH, AT(completion), 0, 0},
-    {"weight", FIELD_REAL, IN_BOTH, AT(weight), 0, 1000},
-    {"noise", FIELD_REAL, IN_BOTH, AT(noise), 0, 1},
-    {"held_out", FIELD_PATH, IN_BOTH, AT(held_out), 0, 0},
+    {"kind", FIELD_TEXT, IN_BOTH | REQUIRED, AT(kind), 0, 0, NULL},
+    {"path", FIELD_PATH, IN_BOTH | REQUIRED, AT(path), 0, 0, NULL},
+    {"prompt", FIELD_TEXT, IN_BOTH, AT(prompt), 0, 0, NULL},
+    {"completion", FIELD_TEXT, IN_BOTH, AT(completion), 0, 0, NULL},
+    {"weight", FIELD_REAL, IN_BOTH, AT(weight), 0, 1000, NULL},
+    {"noise", FIELD_REAL, IN_BOTH, AT(noise), 0, 1, NULL},
+    {"held_out", FIELD_PATH, IN_BOTH, AT(held_out), 0, 0, NULL},
     {0}
 };
 #undef AT
 #define AT(member) offsetof(ModelConfig, member)
 static const Field shape_fields[] = {
-    {"width", FIELD_COUNT, IN_TRAIN | REQUIRED, AT(width), 2, 65536},
-    {"layers", FIELD_COUNT, IN_TRAIN | REQUIRED, AT(layers), 1, 1024},
-    {"heads", FIELD_COUNT, IN_TRAIN | REQUIRED, AT(heads), 1, 1024},
-    {"kv_heads", FIELD_COUNT, IN_TRAIN, AT(kv_heads), 1, 1024},
-    {"head_dim", FIELD_COUNT, IN_TRAIN, AT(head_dim), 2, 1024},
-    {"ffn", FIELD_COUNT, IN_TRAIN | REQUIRED, AT(ffn), 1, 262144},
-    {"norm_eps", FIELD_REAL, IN_TRAIN, AT(norm_eps), 1e-12, 1},
-    {"rope_theta", FIELD_REAL, IN_TRAIN, AT(rope_theta), 1, 1e9},
+    {"width", FIELD_COUNT, IN_TRAIN | REQUIRED, AT(width), 2, 65536, NULL},
+    {"layers", FIELD_COUNT, IN_TRAIN | REQUIRED, AT(layers), 1, 1024, NULL},
+    {"heads", FIELD_COUNT, IN_TRAIN | REQUIRED, AT(heads), 1, 1024, NULL},
+    {"kv_heads", FIELD_COUNT, IN_TRAIN, AT(kv_heads), 1, 1024, NULL},
+    {"head_dim", FIELD_COUNT, IN_TRAIN, AT(head_dim), 2, 1024, NULL},
+    {"ffn", FIELD_COUNT, IN_TRAIN | REQUIRED, AT(ffn), 1, 262144, NULL},
+    {"norm_eps", FIELD_REAL, IN_TRAIN, AT(norm_eps), 1e-12, 1, NULL},
+    {"rope_theta", FIELD_REAL, IN_TRAIN, AT(rope_theta), 1, 1e9, NULL},
     {0}
 };
 #undef AT
@@ -123,6 +171,20 @@ static Result number_read(double *out, const Field *f, const yaml_node_t *node, 
     return OK;
 }
 
+static Result choice_read(uint32_t *out, const Field *f, const yaml_node_t *node, const char *text)
+{
+    char list[128] = "";
+    for (uint32_t i = 0; f->choice[i]; i++) {
+        size_t at = strlen(list);
+        if (strcmp(f->choice[i], text) == 0) {
+            *out = i;
+            return OK;
+        }
+        snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", f->choice[i]);
+    }
+    return fail(FAIL_DATA, "line %zu: %s must be one of %s, not '%s'", line_of(node), f->name, list, text);
+}
+
 /* narrow: the real is a float, as those of ModelConfig are, and not a double. */
 static Result field_read(const Reader *r, void *object, const Field *f, const yaml_node_t *node, const char *folder, bool narrow)
 {
@@ -135,6 +197,13 @@ static Result field_read(const Reader *r, void *object, const Field *f, const ya
         *(const char **)to = f->kind == FIELD_PATH ? path_join(a, folder, text) : arena_string(a, text);
         return OK;
     }
+    if (f->kind == FIELD_FLAG) {
+        bool yes = !strcmp(text, "true");
+        if (!yes && strcmp(text, "false")) return fail(FAIL_DATA, "line %zu: %s must be true or false, not '%s'", line_of(node), f->name, text);
+        *(bool *)to = yes;
+        return OK;
+    }
+    if (f->kind == FIELD_CHOICE) return choice_read(to, f, node, text);
     double v = 0;
     GUARD(number_read(&v, f, node, text));
     if (f->kind == FIELD_COUNT) *(uint32_t *)to = (uint32_t)v;
@@ -204,19 +273,45 @@ static Result sources_read(Reader *r, const yaml_node_t *node)
 static Result targets_read(Reader *r, const yaml_node_t *node)
 {
     if (node->type != YAML_SEQUENCE_NODE) return fail(FAIL_DATA, "line %zu: targets must be a list of matrices", line_of(node));
-    memset(r->recipe->target, 0, sizeof r->recipe->target);
+    memset(r->recipe->lora.target, 0, sizeof r->recipe->lora.target);
     for (yaml_node_item_t *i = node->data.sequence.items.start; i < node->data.sequence.items.top; i++) {
         const char *text = text_of(yaml_document_get_node(r->document, *i));
         bool known = false;
         for (MatrixKind m = 0; text && m < MAT_COUNT; m++) {
             const char *dot = strchr(matrix_names[m], '.');
             if (strcmp(dot ? dot + 1 : matrix_names[m], text)) continue;
-            r->recipe->target[m] = known = true;
+            r->recipe->lora.target[m] = known = true;
         }
         if (!known) return fail(FAIL_DATA, "line %zu: targets: no matrix is called '%s'", line_of(node), text ? text : "(not a word)");
     }
     return OK;
 }
+
+static Result share_read(Reader *r, const yaml_node_t *node)
+{
+    if (node->type != YAML_SEQUENCE_NODE) return fail(FAIL_DATA, "line %zu: share must be a list of qkv and gate_up", line_of(node));
+    for (yaml_node_item_t *i = node->data.sequence.items.start; i < node->data.sequence.items.top; i++) {
+        const char *text = text_of(yaml_document_get_node(r->document, *i));
+        if (text && !strcmp(text, "qkv")) r->recipe->lora.share_qkv = true;
+        else if (text && !strcmp(text, "gate_up")) r->recipe->lora.share_gate_up = true;
+        else return fail(FAIL_DATA, "line %zu: share must be a list of qkv and gate_up, not '%s'", line_of(node), text ? text : "(not a word)");
+    }
+    return OK;
+}
+
+static Result lora_special(Reader *r, const char *key, const yaml_node_t *value, bool *taken)
+{
+    *taken = true;
+    if (!strcmp(key, "targets")) return targets_read(r, value);
+    if (!strcmp(key, "share")) return share_read(r, value);
+    *taken = false;
+    return OK;
+}
+
+static const struct { const char *name; const Field *fields; SpecialKey special; } sections[] = {
+    {"lora", lora_fields, lora_special}, {"distill", distill_fields, NULL}, {"heads", heads_fields, NULL},
+    {"approximate", approximate_fields, NULL}, {"upper", upper_fields, NULL},
+};
 
 static Result recipe_special(Reader *r, const char *key, const yaml_node_t *value, bool *taken)
 {
@@ -225,18 +320,40 @@ static Result recipe_special(Reader *r, const char *key, const yaml_node_t *valu
     if (!strcmp(key, "sources")) return sources_read(r, value);
     if (!strcmp(key, "shape") && r->use == IN_TRAIN)
         return mapping_read(r, &r->recipe->shape, shape_fields, value, "shape", r->folder, NULL);
-    if (!strcmp(key, "targets") && r->use == IN_TUNE) return targets_read(r, value);
+    if (!strcmp(key, "preset") && r->use == IN_TUNE) return OK;
+    for (size_t i = 0; r->use == IN_TUNE && i < sizeof sections / sizeof *sections; i++)
+        if (!strcmp(key, sections[i].name)) {
+            r->recipe->distill.named |= sections[i].fields == distill_fields;
+            return mapping_read(r, r->recipe, sections[i].fields, value, key, r->folder, sections[i].special);
+        }
     *taken = false;
     return OK;
 }
 
-static Result data_root_read(Reader *r, const yaml_node_t *root)
+/* The paper's recipe: half of the layers frozen, LoRA, heads merged by 4, distilled. */
+static Result preset_read(Reader *r, const yaml_node_t *value)
+{
+    static const Field field = {"preset", FIELD_CHOICE, IN_TUNE, 0, 0, 0, presets};
+    uint32_t which;
+    const char *text = text_of(value);
+    if (!text) return fail(FAIL_DATA, "line %zu: preset must be a plain value", line_of(value));
+    GUARD(choice_read(&which, &field, value, text));
+    Recipe *o = r->recipe;
+    o->preset = presets[which];
+    o->method = METHOD_LORA, o->frozen = 0.5, o->lora.rank = 64;
+    o->form.merge = 4;
+    return OK;
+}
+
+/* What other fields build on or override. */
+static Result first_keys_read(Reader *r, const yaml_node_t *root)
 {
     r->data_root = r->folder;
     if (root->type != YAML_MAPPING_NODE) return OK;        // refused by whoever reads it next
     for (yaml_node_pair_t *p = root->data.mapping.pairs.start; p < root->data.mapping.pairs.top; p++) {
         const char *key = text_of(yaml_document_get_node(r->document, p->key));
         const yaml_node_t *value = yaml_document_get_node(r->document, p->value);
+        if (key && value && r->use == IN_TUNE && !strcmp(key, "preset")) GUARD(preset_read(r, value));
         if (!key || strcmp(key, "data_root")) continue;
         const char *text = text_of(value);
         if (!text || !*text) return fail(FAIL_DATA, "line %zu: data_root must be a path", line_of(value ? value : root));
@@ -261,22 +378,46 @@ static Result shape_check(Recipe *o)
     return OK;
 }
 
+static Result distill_check(const DistillRecipe *d, const char *preset)
+{
+    if (!d->teacher && preset) return fail(FAIL_DATA, "preset %s is distilled: the recipe lacks 'distill: {teacher: FOLDER}'", preset);
+    if (!d->teacher && d->named) return fail(FAIL_DATA, "distill lacks the field 'teacher'");
+    if (d->teacher && d->hidden + d->logits + d->labels <= 0) return fail(FAIL_DATA, "distill: hidden, logits and labels are all 0");
+    if (d->teacher && d->hidden_share > 0 && d->hidden_share < 1 && d->logits + d->labels <= 0)
+        return fail(FAIL_DATA, "distill: after hidden_share of the steps nothing is left to learn: logits and labels are 0");
+    return OK;
+}
+
+static Result tune_check(Recipe *o)
+{
+    LoraRecipe *l = &o->lora;
+    bool any = false;
+    for (MatrixKind m = 0; m < MAT_COUNT; m++) any |= l->target[m];
+    if (!any) return fail(FAIL_DATA, "targets names no matrix");
+    if (o->method == METHOD_LORA && !l->rank) return fail(FAIL_DATA, "the recipe lacks 'lora: {rank: N}'");
+    if (o->method == METHOD_STANDARD && l->rank && !o->preset) return fail(FAIL_DATA, "method standard has no factors: leave out 'lora'");
+    if (l->alpha <= 0) l->alpha = 2.0 * l->rank;
+    const FormRecipe *f = &o->form;
+    if (f->merge > 1 && f->prune > 1) return fail(FAIL_DATA, "heads are either merged or pruned");
+    bool ranks = f->by == HEADS_BY_IMPORTANCE || f->by == HEADS_BY_OUTPUT;
+    if ((f->merge > 1 && ranks) || (f->prune > 1 && !ranks && f->by != HEADS_BY_DEFAULT))
+        return fail(FAIL_DATA, "heads are merged by attention, weights, adjacent or random, and pruned by importance or output");
+    GUARD(distill_check(&o->distill, o->preset));
+    o->tokenizer = arena_format(&o->arena, "%s/tokenizer.model", o->base);
+    if (!o->base_name) o->base_name = o->base;
+    return OK;
+}
+
 static Result recipe_check(Recipe *o, RecipeKind kind)
 {
     if (!o->source_count) return fail(FAIL_DATA, "the recipe lacks the field 'sources'");
     if (!o->steps == !(o->epochs > 0)) return fail(FAIL_DATA, "the recipe must have either 'steps' or 'epochs'");
     if (o->steps && o->warmup > o->steps) return fail(FAIL_DATA, "warmup (%u) is more than steps (%u)", o->warmup, o->steps);
     if (strcmp(o->dtype, "F32") && strcmp(o->dtype, "BF16")) return fail(FAIL_DATA, "dtype must be F32 or BF16, not '%s'", o->dtype);
-    if (!o->result) o->result = arena_format(&o->arena, "%s/%s", o->out, kind == RECIPE_TRAIN ? "model" : "adapter");
-    if (kind == RECIPE_TUNE) {
-        bool any = false;
-        for (MatrixKind m = 0; m < MAT_COUNT; m++) any |= o->target[m];
-        if (!any) return fail(FAIL_DATA, "targets names no matrix");
-        if (o->alpha <= 0) o->alpha = 2.0 * o->rank;
-        o->tokenizer = arena_format(&o->arena, "%s/tokenizer.model", o->base);
-        if (!o->base_name) o->base_name = o->base;
-        return OK;
-    }
+    if (o->patience && !o->eval_every) return fail(FAIL_DATA, "patience counts evaluations, and eval_every is 0");
+    bool model = kind == RECIPE_TRAIN || o->method == METHOD_STANDARD;
+    if (!o->result) o->result = arena_format(&o->arena, "%s/%s", o->out, model ? "model" : "adapter");
+    if (kind == RECIPE_TUNE) return tune_check(o);
     if (!o->init == !o->shape.width) return fail(FAIL_DATA, "the recipe must have either 'shape' or 'init'");
     if (!o->tokenizer && !o->init) return fail(FAIL_DATA, "the recipe lacks the field 'tokenizer'");
     if (!o->tokenizer) o->tokenizer = arena_format(&o->arena, "%s/tokenizer.model", o->init);
@@ -285,13 +426,16 @@ static Result recipe_check(Recipe *o, RecipeKind kind)
 
 // ---- the file --------------------------------------------------------------------------------------------------------
 
-static void recipe_defaults(Recipe *o)
+static void recipe_defaults(Recipe *o, RecipeKind kind)
 {
     *o = (Recipe){.log_every = 20, .eval_every = 200, .eval_tokens = 32768, .checkpoint_every = 500, .seed = 1,
                   .min_ratio = 0.1, .weight_decay = 0.1, .clip = 1, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8,
-                  .dtype = "F32", .frozen = 0.5};
+                  .dtype = "F32", .frozen = 0.5, .cache = true, .cache_mb = 1024,
+                  .distill = {.hidden = 1, .logits = 1, .labels = 0, .temperature = 2, .hidden_share = 0.5},
+                  .form = {.anneal = 0.5, .row_bound_weight = 0.01}};
     o->shape.norm_eps = 1e-5f, o->shape.rope_theta = 10000;
-    for (MatrixKind m = 0; m < MAT_COUNT; m++) o->target[m] = true;
+    for (MatrixKind m = 0; m < MAT_COUNT; m++) o->lora.target[m] = true;
+    o->keep = kind == RECIPE_TUNE ? KEEP_BEST : KEEP_LAST;
     arena_init(&o->arena, false);
 }
 
@@ -310,7 +454,7 @@ static Result document_read(Recipe *out, const Buffer *text, const char *path, R
     Reader r = {.recipe = out, .document = &document, .use = kind == RECIPE_TRAIN ? IN_TRAIN : IN_TUNE,
                 .folder = slash == path ? "/" : slash ? arena_format(&out->arena, "%.*s", (int)(slash - path), path) : "."};
     const yaml_node_t *root = yaml_document_get_root_node(&document);
-    Result result = root ? data_root_read(&r, root) : fail(FAIL_DATA, "the recipe is empty");
+    Result result = root ? first_keys_read(&r, root) : fail(FAIL_DATA, "the recipe is empty");
     if (!failed(result)) result = mapping_read(&r, out, recipe_fields, root, "the recipe", r.folder, recipe_special);
     if (!failed(result)) result = recipe_check(out, kind);
     yaml_document_delete(&document);
@@ -320,15 +464,14 @@ static Result document_read(Recipe *out, const Buffer *text, const char *path, R
 
 Result recipe_read(Recipe *out, const char *path, RecipeKind kind)
 {
-    recipe_defaults(out);
-    Buffer text = {0};
-    GUARD(file_read(&text, path, RECIPE_LIMIT));
-    Result r = document_read(out, &text, path, kind);
-    buffer_free(&text);
+    recipe_defaults(out, kind);
+    GUARD(file_read(&out->text, path, RECIPE_LIMIT));
+    Result r = document_read(out, &out->text, path, kind);
     return failed(r) ? fail_in(r, "%s", path) : OK;
 }
 
 void recipe_free(Recipe *r)
 {
+    buffer_free(&r->text);
     arena_free(&r->arena);
 }

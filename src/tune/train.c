@@ -71,7 +71,8 @@ static Result whole_run(WholeRun *run, Model *old, const char *path, const Train
     else params_init_model(&run->model, values, r->init_std, r->seed);
     rope_table(rope, c, r->context);
     Net net = {.model = &run->model, .rope = rope};
-    TrainJob job = {r, o, &net, &p, values, run->tokenizer, model_write, run};
+    TrainJob job = {.recipe = r, .options = o, .net = &net, .params = &p, .values = values, .tokenizer = run->tokenizer,
+                    .save = model_write, .ctx = run};
     return train_loop(&job);
 }
 

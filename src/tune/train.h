@@ -154,6 +154,9 @@ typedef struct TrainJob {
     const Tokenizer *tokenizer;
     Result (*save)(void *ctx);
     void *ctx;
+    bool layers_only;                          // the parameters are weights of the layers from net->first on
+    const Model *teacher;                      // NULL: the recipe distils nothing
+    Variant *variant;                          // net->variant, whose norm_mix the loop moves; may be NULL
 } TrainJob;
 CHECKED Result train_loop(const TrainJob *job);
 CHECKED Result tokenizer_copy(const char *from, const char *folder);      // as FOLDER/tokenizer.model
@@ -163,6 +166,8 @@ typedef struct TrainState {
     uint64_t step, epoch, sample;              // steps done; the epoch and the sample in it that come next
     uint64_t tokens;                           // rows trained on so far
     double seconds;                            // spent so far
+    double best_loss;                          // the lowest held-out loss, and the step that had it; 0: none yet
+    uint64_t best_step, stale;                 // stale: evaluations since
     float *values, *moment1, *moment2;
     size_t total;
 } TrainState;

@@ -1,7 +1,11 @@
 /* train_loop.c - the loop that `train` and `tune` share: batches, steps, validation, the run folder.
  *
- * The run folder has checkpoint.bin, loss.csv and, renewed with every checkpoint, the result folder. A signal to stop is
- * noticed between steps and ends the run with a checkpoint. */
+ * The run folder has checkpoint.bin, loss.csv, what run_record.h lists, and the result folder: the parameters of the lowest
+ * held-out loss so far, or of the last checkpoint. It is written before the checkpoint that knows of it, so a run that is killed
+ * anywhere and resumed comes to the same files. A signal to stop is noticed between steps and ends the run with a checkpoint. */
+#include "tune/cut_cache.h"
+#include "tune/dropout.h"
+#include "tune/run_record.h"
 #include "tune/train.h"
 
 #include <math.h>
@@ -21,7 +25,8 @@ typedef struct Share {
     float *grad_values;
     const Sample *samples;
     size_t count;
-    double loss;
+    Teacher *teacher;                          // NULL: none
+    Losses losses;
 } Share;
 
 typedef struct Loop {
@@ -33,8 +38,16 @@ typedef struct Loop {
     Arena arena, set_arena;
     Share *share;                              // (threads)
     float **grad_values;                       // (threads)
-    float weight;                              // of a row's loss in the gradient
+    Objective objective;                       // of the batch at hand
     bool learning;                             // else validating
+    const Sample *batch;                       // whose cuts are, where they are kept,
+    const float **cut;                         // (samples of the batch); NULL: none is known
+    float **fresh;                             // (fresh_count) places in the cache to fill
+    const Sample **fresh_sample;
+    size_t fresh_count;
+    CutCache cache;
+    bool caching;
+    Arena step_arena;
     const char *checkpoint_path, *csv_path;
     FILE *csv;
     double loss_sum, since;                    // since the last row of the CSV: losses, and when
@@ -153,28 +166,97 @@ static void shares_cut(Loop *l, const Sample *samples, size_t count)
 static void share_run(void *ctx, size_t begin, size_t end)
 {
     Loop *l = ctx;
+    const Net *n = l->job->net;
     for (size_t w = begin; w < end; w++) {
         Share *s = &l->share[w];
-        s->loss = 0;
+        Objective o = l->objective;
+        o.teacher = s->teacher;
+        s->losses = (Losses){0};
         if (l->learning) memset(s->grad_values, 0, l->job->params->total * sizeof *s->grad_values);
-        for (size_t done = 0; done < s->count;) {
-            done += pack_fill(s->pack, l->pack_rows, s->samples + done, s->count - done);
-            s->loss += net_run(l->job->net, s->scratch, s->pack, l->learning ? &s->grads : NULL, l->weight);
+        for (size_t done = 0, taken; done < s->count; done += taken) {
+            size_t first = (size_t)(s->samples - l->batch) + done;
+            taken = pack_fill(s->pack, l->pack_rows, s->samples + done, s->count - done);
+            for (size_t i = 0; i < s->pack->samples; i++) {
+                size_t sample = first + s->pack->source[i];
+                if (l->learning && n->dropout > 0) s->pack->noise[i] = noise_of(l->job->recipe->seed, l->state.step, sample);
+                s->pack->cut[i] = l->cut ? l->cut[sample] : NULL;
+            }
+            Losses more = net_learn(n, s->scratch, s->pack, &o, l->learning ? &s->grads : NULL);
+            s->losses.labels += more.labels, s->losses.logits += more.logits;
+            s->losses.hidden += more.hidden, s->losses.row_bound += more.row_bound;
         }
     }
 }
 
-/* Mean cross-entropy of the samples in nats, and with `learning` the gradients in the shares. */
+static void cuts_run(void *ctx, size_t begin, size_t end)              // thread `begin` of l->threads fills its part
+{
+    Loop *l = ctx;
+    for (size_t w = begin; w < end; w++)
+        for (size_t i = w; i < l->fresh_count; i += l->threads)
+            net_cut(l->job->net, l->share[w].scratch, l->fresh[i], l->fresh_sample[i]->tokens, l->fresh_sample[i]->len - 1);
+}
+
+/* Finds the cuts of a batch, and computes those that will be kept. */
+static void cuts_find(Loop *l, const Sample *samples, size_t count)
+{
+    l->cut = NULL, l->fresh_count = 0;
+    if (!l->caching) return;
+    l->cut = arena_new(&l->step_arena, const float *, count);
+    l->fresh = arena_new(&l->step_arena, float *, count);
+    l->fresh_sample = arena_new(&l->step_arena, const Sample *, count);
+    for (size_t i = 0; i < count; i++) {
+        bool fresh;
+        float *place = cut_cache_place(&l->cache, &samples[i], &fresh);
+        l->cut[i] = place;
+        if (fresh) l->fresh[l->fresh_count] = place, l->fresh_sample[l->fresh_count++] = &samples[i];
+    }
+    if (l->fresh_count) parallel_for(l->threads, 1, cuts_run, l);
+}
+
+/* What counts at the step at hand: the labels, or first a teacher's hidden states and then its logits beside the labels. */
+static Objective objective_of(const Loop *l, size_t rows, size_t learned)
+{
+    const Recipe *r = l->job->recipe;
+    const DistillRecipe *d = &r->distill;
+    float each = learned ? 1.0f / (float)learned : 0;
+    if (!l->learning || !l->job->teacher) return (Objective){.labels = each, .row_bound = each};
+    bool hidden = (double)l->state.step < d->hidden_share * r->steps, both = d->hidden_share <= 0;
+    Objective o = {.row_bound = each, .temperature = (float)d->temperature};
+    if ((hidden || both) && rows) o.hidden = (float)d->hidden / (float)rows;
+    if (!hidden || both) o.labels = each * (float)d->labels, o.logits = each * (float)d->logits;
+    return o;
+}
+
+/* The objective over the samples, which is their mean cross-entropy in nats where nothing else is learned from or where it is
+ * held-out ones; with `learning` the gradients in the shares. */
 static double samples_run(Loop *l, const Sample *samples, size_t count, bool learning)
 {
-    size_t learned = samples_learned(samples, count);
-    double loss = 0;
-    l->learning = learning;
-    l->weight = learned ? 1.0f / (float)learned : 0;
+    size_t learned = samples_learned(samples, count), rows = 0;
+    for (size_t i = 0; i < count; i++) rows += sample_rows(&samples[i]);
+    ArenaMark mark = arena_mark(&l->step_arena);
+    Losses sum = {0};
+    l->learning = learning, l->batch = samples;
+    l->objective = objective_of(l, rows, learned);
+    cuts_find(l, samples, count);
     shares_cut(l, samples, count);
     parallel_for(l->threads, 1, share_run, l);
-    for (unsigned w = 0; w < l->threads; w++) loss += l->share[w].loss;
-    return learned ? loss / (double)learned : 0;
+    arena_rollback(&l->step_arena, mark);
+    for (unsigned w = 0; w < l->threads; w++) {
+        const Losses *s = &l->share[w].losses;
+        sum.labels += s->labels, sum.logits += s->logits, sum.hidden += s->hidden, sum.row_bound += s->row_bound;
+    }
+    if (!learning) return learned ? sum.labels / (double)learned : 0;
+    const Objective *o = &l->objective;
+    return (double)o->labels * sum.labels + (double)o->logits * sum.logits + (double)o->hidden * sum.hidden +
+           (double)o->row_bound * (double)l->job->net->row_weight * sum.row_bound;
+}
+
+/* Norms become constants over the first share of the steps. */
+static void norms_anneal(const Loop *l)
+{
+    const Recipe *r = l->job->recipe;
+    double steps = r->form.anneal * r->steps, mix = steps > 0 ? (double)(l->state.step + 1) / steps : 1;
+    if (l->job->variant && l->job->variant->norm) l->job->variant->norm_mix = (float)(mix < 1 ? mix : 1);
 }
 
 static double rate_at(const Recipe *r, uint64_t step)
@@ -193,6 +275,7 @@ static Result step_run(Loop *l)
         count = batch_count(&l->set, 0, r->batch_tokens);
     }
     const Sample *batch = l->set.sample + s->sample;
+    norms_anneal(l);
     double loss = samples_run(l, batch, count, true);
     float *grads = l->grad_values[0];
     double norm = grads_sum(grads, l->grad_values, l->threads, s->total);
@@ -262,20 +345,66 @@ static Result row_write(Loop *l, double valid)
     return OK;
 }
 
+static bool keeps_best(const Loop *l)
+{
+    return l->job->recipe->keep == KEEP_BEST && l->job->recipe->eval_every && l->valid.count;
+}
+
+/* The result is written first: a checkpoint never knows of a better one than the folder has. */
 static Result checkpoint_save(Loop *l)
 {
     const TrainJob *j = l->job;
-    GUARD(checkpoint_write(&l->state, j->recipe, l->threads, l->checkpoint_path));
-    return j->save(j->ctx);
+    if (!keeps_best(l)) GUARD(j->save(j->ctx));
+    return checkpoint_write(&l->state, j->recipe, l->threads, l->checkpoint_path);
+}
+
+/* Judges the parameters at hand by held-out loss. While norms are on their way to constants they are not yet a result. */
+static Result step_judge(Loop *l, double *valid)
+{
+    const TrainJob *j = l->job;
+    TrainState *s = &l->state;
+    *valid = samples_run(l, l->valid.sample, l->valid.count, false);
+    if (j->variant && j->variant->norm && j->variant->norm_mix < 1) return OK;
+    if (s->best_step && *valid >= s->best_loss) {
+        s->stale++;
+        return OK;
+    }
+    s->best_loss = *valid, s->best_step = s->step, s->stale = 0;
+    return keeps_best(l) ? j->save(j->ctx) : OK;
 }
 
 // ---- the run ---------------------------------------------------------------------------------------------------------
+
+/* Whether two models have the same embedding and the same layers below `until`. */
+static bool layers_equal(const Model *a, const Model *b, uint32_t until)
+{
+    const ModelConfig *c = &a->config;
+    size_t row = c->width * sizeof(float);
+    if (memcmp(a->embed, b->embed, c->vocab * row)) return false;
+    for (uint32_t l = 0; l < until; l++) {
+        const LayerWeights *x = &a->layer[l], *y = &b->layer[l];
+        if (memcmp(x->attn_norm, y->attn_norm, row) || memcmp(x->ffn_norm, y->ffn_norm, row)) return false;
+        for (MatrixKind m = 0; m < MAT_COUNT; m++)
+            if (memcmp(x->mat[m], y->mat[m], (size_t)matrix_rows(c, m) * matrix_cols(c, m) * sizeof(float))) return false;
+    }
+    return true;
+}
+
+/* Cuts are kept where samples come again: in more than one epoch, and with prompts that are not drawn anew. */
+static void cache_start(Loop *l, uint64_t batches)
+{
+    const Recipe *r = l->job->recipe;
+    l->caching = r->cache && r->cache_mb && l->job->net->first && r->steps > batches;
+    for (size_t i = 0; i < r->source_count; i++) l->caching &= r->sources[i].noise <= 0;
+    if (l->caching) cut_cache_init(&l->cache, l->job->net->model->config.width, (size_t)r->cache_mb << 20);
+}
 
 static void shares_new(Loop *l)
 {
     const TrainJob *j = l->job;
     const Recipe *r = j->recipe;
     l->pack_rows = r->context > PACK_ROWS ? r->context : PACK_ROWS;
+    bool shares_cut = j->teacher && layers_equal(j->teacher, j->net->model, j->net->first);
     l->share = arena_new(&l->arena, Share, l->threads);
     l->grad_values = arena_new(&l->arena, float *, l->threads);
     for (unsigned w = 0; w < l->threads; w++) {
@@ -283,7 +412,10 @@ static void shares_new(Loop *l)
         s->scratch = net_scratch(j->net, l->pack_rows, &l->arena);
         s->pack = pack_new(l->pack_rows, &l->arena);
         s->grad_values = l->grad_values[w] = arena_new(&l->arena, float, j->params->total);
-        params_bind_grads(&s->grads, &j->net->model->config, j->net->adapter, s->grad_values, &l->arena);
+        const ModelConfig *c = &j->net->model->config;
+        if (j->layers_only) params_bind_layer_grads(&s->grads, c, j->net->first, s->grad_values, &l->arena);
+        else params_bind_grads(&s->grads, c, j->net->adapter, s->grad_values, &l->arena);
+        if (j->teacher) s->teacher = teacher_new(j->teacher, j->net->rope, j->net->first, shares_cut, l->pack_rows, &l->arena);
     }
     l->state.total = j->params->total;
     l->state.values = j->values;
@@ -301,6 +433,7 @@ static Result plan_make(Loop *l)
         if (steps > 1e9 || steps < r->warmup) return fail(FAIL_DATA, "epochs make %.0f steps, warmup is %u", steps, r->warmup);
         r->steps = steps < 1 ? 1 : (uint32_t)steps;
     }
+    cache_start(l, batches);
     const Progress *p = l->job->options->progress;
     progress(p, "%zu parameters; %u steps on %u threads", l->job->params->total, r->steps, l->threads);
     progress(p, "an epoch: %zu samples, %llu tokens, %llu batches; held out: %zu samples", l->set.count,
@@ -314,9 +447,11 @@ static Result start_or_resume(Loop *l)
     bool there = file_exists(l->checkpoint_path);
     if (!l->job->options->resume) {
         if (there) return fail(FAIL_USE, "%s is there already: resume that run, or give another folder as 'out'", l->checkpoint_path);
+        GUARD(record_begin(r, false));
         return csv_open(l);
     }
     if (!there) return fail(FAIL_USE, "%s is absent: there is no run to resume", l->checkpoint_path);
+    GUARD(record_begin(r, true));
     GUARD(checkpoint_read(&l->state, r, l->threads, l->checkpoint_path));
     if (l->state.epoch) GUARD(epoch_load(l));
     if (l->state.sample > l->set.count) return fail(FAIL_DATA, "%s: made with other data", l->checkpoint_path);
@@ -329,24 +464,43 @@ static bool due(uint64_t step, uint32_t every, uint32_t steps)
     return step == steps || (every && step % every == 0);
 }
 
+static bool over(const Loop *l)                // all steps are done, or the held-out loss falls no more
+{
+    const Recipe *r = l->job->recipe;
+    return l->state.step >= r->steps || (r->patience && l->state.stale >= r->patience);
+}
+
 static Result loop_steps(Loop *l)
 {
     const Recipe *r = l->job->recipe;
     TrainState *s = &l->state;
     l->since = clock_seconds();
-    while (s->step < r->steps) {
+    while (!over(l)) {
         GUARD(step_run(l));
-        bool stop = stop_asked, save = due(s->step, r->checkpoint_every, r->steps) || stop;
-        bool judge = r->eval_every && l->valid.count && due(s->step, r->eval_every, r->steps);
-        if (save || judge || due(s->step, r->log_every, r->steps))
-            GUARD(row_write(l, judge ? samples_run(l, l->valid.sample, l->valid.count, false) : -1));
+        bool stop = stop_asked, judge = r->eval_every && l->valid.count && due(s->step, r->eval_every, r->steps);
+        double valid = -1;
+        if (judge) GUARD(step_judge(l, &valid));
+        bool save = due(s->step, r->checkpoint_every, r->steps) || stop || over(l);
+        if (save || judge || due(s->step, r->log_every, r->steps)) GUARD(row_write(l, valid));
         if (save) GUARD(checkpoint_save(l));
         if (save) l->since = clock_seconds();
-        if (stop && s->step < r->steps)
+        if (stop && !over(l))
             return fail(FAIL_SYSTEM, "stopped by a signal after step %llu of %u; --resume continues from its checkpoint",
                         (unsigned long long)s->step, r->steps);
     }
-    return l->job->save(l->job->ctx);
+    if (!keeps_best(l) || !s->best_step) return l->job->save(l->job->ctx);
+    progress(l->job->options->progress, "kept: step %llu, held out %.4f", (unsigned long long)s->best_step, s->best_loss);
+    return OK;
+}
+
+/* loss.svg and run.json, once the result is there. */
+static Result loop_close(Loop *l)
+{
+    Result r = fclose(l->csv) != 0 ? csv_fail(l) : OK;
+    l->csv = NULL;
+    GUARD(r);
+    GUARD(curve_draw(l->csv_path, arena_format(&l->arena, "%s/loss.svg", l->job->recipe->out)));
+    return record_end(l->job, &l->state, l->threads);
 }
 
 static Result loop_run(Loop *l)
@@ -363,7 +517,7 @@ static Result loop_run(Loop *l)
     signals_take(&old);
     Result r = loop_steps(l);
     signals_give_back(&old);
-    return r;
+    return failed(r) ? r : loop_close(l);
 }
 
 Result train_loop(const TrainJob *job)
@@ -372,12 +526,15 @@ Result train_loop(const TrainJob *job)
     Loop l = {.job = job, .threads = job->options->threads ? job->options->threads : r->threads ? r->threads : threads_count()};
     arena_init(&l.arena, false);
     arena_init(&l.set_arena, false);
+    arena_init(&l.step_arena, false);
     l.checkpoint_path = arena_format(&l.arena, "%s/checkpoint.bin", r->out);
     l.csv_path = arena_format(&l.arena, "%s/loss.csv", r->out);
     Result result = loop_run(&l);
     if (l.csv && fclose(l.csv) != 0 && !failed(result)) result = csv_fail(&l);
     arena_free(&l.arena);
     arena_free(&l.set_arena);
+    arena_free(&l.step_arena);
+    if (l.caching) cut_cache_free(&l.cache);
     return result;
 }
 

@@ -1,14 +1,15 @@
 /* train_state.c - checkpoints: everything that a stopped run needs to go on exactly.
  *
  * A checkpoint is a header of integers, the parameters and both moments, and a checksum over all of it; it is written
- * beside the old one and renamed over it. There is no random state: the order of the samples follows from (seed, epoch).
+ * beside the old one and renamed over it. There is no random state: the order of the samples follows from (seed, epoch), what
+ * dropout drops from (seed, step, sample).
  * The number of threads is part of it because gradients are summed thread by thread. */
 #include "tune/train.h"
 
 #include <string.h>
 
-static const char magic[8] = "MARTRN01";
-static const size_t header_size = 8 + 4 * 4 + 6 * 8;
+static const char magic[8] = "MARTRN02";
+static const size_t header_size = 8 + 4 * 4 + 9 * 8;
 
 static uint64_t checksum(const uint8_t *data, size_t len)              // FNV-1a over 64-bit words: against damage, not malice
 {
@@ -25,6 +26,8 @@ Result checkpoint_write(const TrainState *s, const Recipe *r, unsigned threads, 
 {
     Buffer b = {0};
     size_t bytes = s->total * sizeof(float);
+    uint64_t best;
+    memcpy(&best, &s->best_loss, sizeof best);
     buffer_reserve(&b, header_size + 3 * bytes + 8);
     buffer_append(&b, magic, sizeof magic);
     buffer_u32(&b, r->seed);
@@ -37,6 +40,9 @@ Result checkpoint_write(const TrainState *s, const Recipe *r, unsigned threads, 
     buffer_u64(&b, s->sample);
     buffer_u64(&b, s->tokens);
     buffer_u64(&b, (uint64_t)(s->seconds * 1000));
+    buffer_u64(&b, best);
+    buffer_u64(&b, s->best_step);
+    buffer_u64(&b, s->stale);
     buffer_append(&b, s->values, bytes);
     buffer_append(&b, s->moment1, bytes);
     buffer_append(&b, s->moment2, bytes);
@@ -56,7 +62,7 @@ static Result header_read(Cursor *c, TrainState *s, const Recipe *r, unsigned th
 {
     const uint8_t *mark;
     uint32_t seed, steps, batch, threads_then;
-    uint64_t total, milliseconds;
+    uint64_t total, milliseconds, best;
     GUARD(cursor_take(c, &mark, sizeof magic));
     if (memcmp(mark, magic, sizeof magic)) return fail(FAIL_DATA, "not a checkpoint");
     GUARD(cursor_u32(c, &seed));
@@ -69,7 +75,11 @@ static Result header_read(Cursor *c, TrainState *s, const Recipe *r, unsigned th
     GUARD(cursor_u64(c, &s->sample));
     GUARD(cursor_u64(c, &s->tokens));
     GUARD(cursor_u64(c, &milliseconds));
+    GUARD(cursor_u64(c, &best));
+    GUARD(cursor_u64(c, &s->best_step));
+    GUARD(cursor_u64(c, &s->stale));
     s->seconds = (double)milliseconds / 1000;
+    memcpy(&s->best_loss, &best, sizeof best);
     GUARD(same(r->seed, seed, "seed"));
     GUARD(same(r->steps, steps, "steps"));
     GUARD(same(r->batch_tokens, batch, "batch_tokens"));

@@ -1,25 +1,64 @@
-/* tune.c - `marill tune`: LoRA factors on the upper layers of a frozen model, from a recipe.
+/* tune.c - `marill tune`: the upper layers of a model from a recipe, by LoRA factors or in all their weights.
  *
- * The layers below the cut stay as they are, which is what makes them public: a client can run them by itself. */
-#include "model/layers.h"
+ * The layers below the cut stay as they are, which is what makes them public: a client can run them by itself. So do embedding,
+ * final norm and head in any case. What else changes in the upper layers' form goes into marill.json beside the result. */
+#include "tune/form.h"
 #include "tune/train.h"
 
 #include <math.h>
+#include <string.h>
 
 typedef struct TuneRun {
     Recipe recipe;
-    Model base;
-    Adapter adapter;                           // its factors are the parameters
+    Model base;                                // method standard: its upper layers are the parameters
+    Adapter adapter;                           // method lora: its factors are
+    Model teacher, teacher_base;               // the second where the first is merged from it and an adapter
+    Variant variant;
     Tokenizer *tokenizer;
     Arena arena;
 } TuneRun;
 
-static Result adapter_write(void *ctx)
+// ---- the result ------------------------------------------------------------------------------------------------------
+
+static void factors_note(Json *root, const Adapter *a)
+{
+    static const char *const names[] = {"none", "a", "b"};
+    if (!a->fixed && !a->share_qkv && !a->share_gate_up) return;
+    Json *o = json_new_object(), *share = json_new_array();
+    if (a->share_qkv) json_add(share, json_of_text("qkv"));
+    if (a->share_gate_up) json_add(share, json_of_text("gate_up"));
+    json_put(o, "share", share);
+    json_put(o, "fixed", json_of_text(names[a->fixed]));
+    if (a->fixed) json_put(o, "fixed_seed", json_of_uint(a->fixed_seed));
+    json_put(root, "lora", o);
+}
+
+/* marill.json, where there is something to say that PEFT's files cannot. */
+static Result extras_write(const TuneRun *run)
+{
+    Json *root = json_new_object();
+    Arena a;
+    arena_init(&a, false);
+    if (variant_changes(&run->variant)) json_put(root, "variant", variant_json(&run->variant, &run->base.config));
+    if (run->recipe.method == METHOD_LORA) factors_note(root, &run->adapter);
+    Result r = json_count(root) ? json_write(root, arena_format(&a, "%s/marill.json", run->recipe.result)) : OK;
+    arena_free(&a);
+    json_free(root);
+    return r;
+}
+
+static Result result_write(void *ctx)
 {
     const TuneRun *run = ctx;
-    GUARD(folder_make(run->recipe.result, 0755));
-    return adapter_save(&run->adapter, run->recipe.result, &run->base.config, run->recipe.base_name);
+    const Recipe *r = &run->recipe;
+    GUARD(folder_make(r->result, 0755));
+    GUARD(extras_write(run));
+    if (r->method == METHOD_LORA) return adapter_save(&run->adapter, r->result, &run->base.config, r->base_name);
+    GUARD(model_save(&run->base, r->result, r->dtype));
+    return tokenizer_copy(r->tokenizer, r->result);
 }
+
+// ---- the parameters --------------------------------------------------------------------------------------------------
 
 static Result cut_find(uint32_t *first, const Recipe *r, uint32_t layers)
 {
@@ -32,39 +71,87 @@ static Result cut_find(uint32_t *first, const Recipe *r, uint32_t layers)
 
 static void adapter_shape(TuneRun *run, uint32_t first)
 {
-    const Recipe *r = &run->recipe;
+    const LoraRecipe *r = &run->recipe.lora;
     Adapter *a = &run->adapter;
+    *a = (Adapter){.layers = run->base.config.layers, .first = first, .dropout = (float)r->dropout, .share_qkv = r->share_qkv,
+                   .share_gate_up = r->share_gate_up, .fixed = (LoraFactor)r->fixed};
     arena_init(&a->arena, false);
-    a->layers = run->base.config.layers;
-    a->first = first;
     a->pair = arena_alloc(&a->arena, a->layers, sizeof *a->pair);
     for (uint32_t l = first; l < a->layers; l++)
         for (MatrixKind m = 0; m < MAT_COUNT; m++)
             if (r->target[m]) a->pair[l][m] = (LoraPair){.rank = r->rank, .scale = (float)(r->alpha / r->rank)};
 }
 
+/* Lays the parameters out, with the values that training starts from; returns them. */
+static float *parameters_make(TuneRun *run, Params *p, Net *net)
+{
+    const ModelConfig *c = &run->base.config;
+    if (run->recipe.method == METHOD_STANDARD) {
+        params_of_layers(p, c, net->first, &run->arena);
+        float *values = arena_new(&run->arena, float, p->total);
+        params_bind_layers(&run->base, net->first, values, &run->arena);
+        return values;
+    }
+    adapter_shape(run, net->first);
+    params_of_adapter(p, c, &run->adapter, &run->arena);
+    float *values = arena_new(&run->arena, float, p->total);
+    params_bind_adapter(&run->adapter, c, values, &run->arena);
+    params_init_adapter(&run->adapter, c, run->recipe.seed);
+    net->adapter = &run->adapter, net->dropout = run->adapter.dropout;
+    return values;
+}
+
+// ---- the teacher -----------------------------------------------------------------------------------------------------
+
+static bool same_shape(const ModelConfig *a, const ModelConfig *b)
+{
+    return a->width == b->width && a->layers == b->layers && a->heads == b->heads && a->kv_heads == b->kv_heads &&
+           a->head_dim == b->head_dim && a->ffn == b->ffn && a->vocab == b->vocab && a->rope_theta == b->rope_theta &&
+           !memcmp(&a->rope, &b->rope, sizeof a->rope);
+}
+
+static Result teacher_load(TuneRun *run)
+{
+    const DistillRecipe *d = &run->recipe.distill;
+    if (!d->teacher) return OK;
+    Model *to = d->teacher_adapter ? &run->teacher_base : &run->teacher;
+    GUARD(model_load(to, d->teacher));
+    if (!same_shape(&to->config, &run->base.config))
+        return fail(FAIL_DATA, "the teacher %s has another shape than %s", d->teacher, run->recipe.base);
+    if (!d->teacher_adapter) return OK;
+    Adapter a;
+    Result r = adapter_load(&a, d->teacher_adapter, &to->config);
+    if (!failed(r)) model_merge(&run->teacher, to, &a);
+    adapter_free(&a);
+    return r;
+}
+
+// ---- the run ---------------------------------------------------------------------------------------------------------
+
 static Result tuning_run(TuneRun *run, const char *path, const TrainOptions *o)
 {
     Recipe *r = &run->recipe;
-    uint32_t first = 0;
+    Net net = {.model = &run->base};
+    Params p;
     GUARD(recipe_read(r, path, RECIPE_TUNE));
     GUARD(model_load(&run->base, r->base));
     GUARD(tokenizer_load(&run->tokenizer, r->tokenizer));
     const ModelConfig *c = &run->base.config;
-    GUARD(cut_find(&first, r, c->layers));
+    GUARD(cut_find(&net.first, r, c->layers));
     if (r->context > c->context) return fail(FAIL_DATA, "context %u is more than the %u of %s", r->context, c->context, r->base);
     if (tokenizer_vocab(run->tokenizer) > c->vocab)
         return fail(FAIL_DATA, "%s has %u tokens, the model room for %u", r->tokenizer, tokenizer_vocab(run->tokenizer), c->vocab);
-    adapter_shape(run, first);
-    Params p;
-    params_of_adapter(&p, c, &run->adapter, &run->arena);
-    float *values = arena_new(&run->arena, float, p.total);
+    GUARD(teacher_load(run));
+    GUARD(form_make(&run->variant, r, &run->base, net.first));
     float *rope = arena_new(&run->arena, float, (size_t)r->context * c->head_dim);
-    params_bind_adapter(&run->adapter, c, values, &run->arena);
-    params_init_adapter(&run->adapter, c, r->seed);
     rope_table(rope, c, r->context);
-    Net net = {.model = &run->base, .adapter = &run->adapter, .first = first, .rope = rope};
-    TrainJob job = {r, o, &net, &p, values, run->tokenizer, adapter_write, run};
+    net.rope = rope;
+    if (variant_changes(&run->variant)) net.variant = &run->variant;
+    if (run->variant.row_bound) net.row_weight = (float)r->form.row_bound_weight, net.row_slack = (float)r->form.row_bound;
+    float *values = parameters_make(run, &p, &net);
+    TrainJob job = {.recipe = r, .options = o, .net = &net, .params = &p, .values = values, .tokenizer = run->tokenizer,
+                    .save = result_write, .ctx = run, .layers_only = r->method == METHOD_STANDARD,
+                    .teacher = r->distill.teacher ? &run->teacher : NULL, .variant = &run->variant};
     return train_loop(&job);
 }
 
@@ -73,10 +160,14 @@ Result tune_run(const char *recipe_path, const TrainOptions *o)
     TuneRun run = {0};
     arena_init(&run.arena, false);
     arena_init(&run.base.arena, false);
+    arena_init(&run.teacher.arena, false);
+    arena_init(&run.teacher_base.arena, false);
     arena_init(&run.adapter.arena, false);
     Result r = tuning_run(&run, recipe_path, o);
     tokenizer_free(run.tokenizer);
     adapter_free(&run.adapter);
+    model_free(&run.teacher);
+    model_free(&run.teacher_base);
     model_free(&run.base);
     recipe_free(&run.recipe);
     arena_free(&run.arena);

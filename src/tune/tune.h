@@ -11,9 +11,14 @@
 // ---- training --------------------------------------------------------------------------------------------------------
 
 /* `marill train` and `marill tune`: reads a YAML recipe (docs/recipes.md lists every field), writes the run folder it
- * names: checkpoints, loss.csv, and at the end the model or adapter folder. `resume` continues from the last checkpoint
+ * names: checkpoints, loss.csv, run.json, and at the end the model or adapter folder. `resume` continues from the last checkpoint
  * with exactly the weights an uninterrupted run would have. */
-typedef struct TrainOptions { bool resume, dry_run; unsigned threads; const Progress *progress; } TrainOptions;
+typedef struct TrainOptions {
+    bool resume, dry_run;
+    unsigned threads;                          // 0: the recipe's
+    const Progress *progress;
+    const char *version, *commit;              // of this program, for run.json; may be NULL
+} TrainOptions;
 CHECKED Result train_run(const char *recipe_path, const TrainOptions *o);
 CHECKED Result tune_run(const char *recipe_path, const TrainOptions *o);
 

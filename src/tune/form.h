@@ -1,0 +1,11 @@
+/* form.h - from a recipe's words to a variant of the upper layers (private to tune/). */
+#ifndef MARILL_FORM_H
+#define MARILL_FORM_H
+
+#include "tune/recipe.h"
+
+/* The recipe's heads, approximations and upper layers as a variant of the layers from `first` on; zeros where it asks for nothing.
+ * Groups, held norms and row bounds are found by the base's runs over some training text. */
+CHECKED Result form_make(Variant *out, const Recipe *r, const Model *base, uint32_t first);
+
+#endif
