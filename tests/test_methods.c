@@ -377,12 +377,14 @@ TEST(every_method_learns)
     static const char *const recipes[] = {
         HEAD("teacher") "method: standard\n", HEAD("a") LORA, HEAD("b") "lora: {rank: 4, fixed: a}\n", HEAD("c") "lora: {rank: 4, fixed: b, share: [gate_up]}\n",
         HEAD("d") LORA DISTILL, HEAD("e") "method: standard\nheads: {merge: 2, by: adjacent, scale: 0.7}\n" DISTILL,
-        HEAD("f") LORA "approximate: {activation: relu, softmax: 2relu}\nupper: {side_by_side: true}\n"};
-    static const char *const folders[] = {"teacher", "a", "b", "c", "d", "e", "f"};
+        HEAD("f") LORA "approximate: {activation: relu, softmax: 2relu}\nupper: {side_by_side: true}\n",
+        HEAD("g") LORA "preset: paper\nheads: {merge: 2}\n" DISTILL, HEAD("h") LORA "heads: {prune: 2}\n" DISTILL,
+        HEAD("i") LORA "heads: {merge: 4, by: weights}\nupper: {norm: constant, row_bound: 1, row_bound_weight: 0.1}\n"};
+    static const char *const folders[] = {"teacher", "a", "b", "c", "d", "e", "f", "g", "h", "i"};
     CHECK_OK(tune_try("r.yaml", "out: still\nbase: base\ncontext: 48\nbatch_tokens: 512\nsteps: 1\neval_every: 1\nlearning_rate: 1e-9\n"
              "sources:\n  - {kind: pairs, path: corpus.txt, prompt: \"{0}\\n\", completion: \"{1}\"}\nlora: {rank: 1}\n", false));
     double before = number_in("still/run.json", "best_loss");
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0; i < 10; i++) {
         CHECK_OK(tune_try("r.yaml", recipes[i], false));
         char record[64];
         snprintf(record, sizeof record, "%s/run.json", folders[i]);
@@ -390,6 +392,17 @@ TEST(every_method_learns)
         fprintf(stderr, "    %s: held out %.3f, the base %.3f\n", folders[i], loss, before);
         CHECK(loss < before - 0.3);
     }
+    Model m;
+    Variant v;
+    Arena a;
+    arena_init(&a, false);
+    CHECK_OK(model_load(&m, path_in("base")));
+    CHECK_OK(variant_load(&v, path_in("i/adapter"), &m.config, 2, &a));
+    CHECK(v.norm && v.row_bound && v.norm_mix >= 1 && v.heads.size == 4);      // a result has its constants whole
+    CHECK_OK(variant_load(&v, path_in("h/adapter"), &m.config, 2, &a));
+    CHECK_EQUAL(2, v.heads.heads);
+    model_free(&m);
+    arena_free(&a);
     CHECK(file_exists(path_in("e/model/marill.json")) && file_exists(path_in("f/adapter/marill.json")));
     CHECK(file_exists(path_in("b/adapter/marill.json")));
     CHECK(file_exists(path_in("a/loss.svg")) && file_exists(path_in("a/recipe.yaml")));

@@ -1,14 +1,54 @@
-/* form.c - see form.h. */
+/* form.c - see form.h. Heads are found on the base as it is; norms and row maxima on the base in the form that training starts
+ * from, heads merged or left out and halves side by side. */
 #include "tune/form.h"
 
-#include "model/variant.h"
+#include <string.h>
 
-Result form_make(Variant *out, const Recipe *r, const Model *base, uint32_t first)
+#include "tune/measure.h"
+
+enum { TEXT_TOKENS = 2048 };
+
+/* Some TEXT_TOKENS tokens of the first samples of the training part; the study puts the beginning of text in front of windows. */
+static Result text_take(Study *out, const Recipe *r, const Tokenizer *t, Arena *a)
+{
+    DataSet set;
+    size_t count = 0;
+    GUARD(data_load(&set, r->sources, r->source_count, PART_TRAIN, t, r->context, r->seed, 0, a));
+    int32_t *tokens = arena_new(a, int32_t, TEXT_TOKENS + (size_t)r->context);
+    for (size_t i = 0; i < set.count && count < TEXT_TOKENS; i++) {
+        const Sample *s = &set.sample[i];
+        memcpy(tokens + count, s->tokens + 1, (s->len - 1) * sizeof *tokens);
+        count += s->len - 1;
+    }
+    out->tokens = tokens, out->count = count;
+    return OK;
+}
+
+static Result heads_find(HeadGroups *out, const FormRecipe *f, const Study *s, uint64_t seed, Arena *a)
+{
+    static const GroupBy groups[] = {[HEADS_BY_DEFAULT] = GROUP_MAPS, [HEADS_BY_ATTENTION] = GROUP_MAPS,
+                                     [HEADS_BY_WEIGHTS] = GROUP_WEIGHTS, [HEADS_BY_ADJACENT] = GROUP_ADJACENT, [HEADS_BY_RANDOM] = GROUP_RANDOM};
+    if (f->merge > 1) return heads_group(out, s, f->merge, groups[f->by], seed, a);
+    return heads_keep(out, s, f->prune, f->by == HEADS_BY_OUTPUT ? KEEP_OUTPUT : KEEP_GRADIENT, a);
+}
+
+Result form_make(Variant *out, const Recipe *r, const Model *base, uint32_t first, const Tokenizer *t, Arena *a)
 {
     const FormRecipe *f = &r->form;
+    Study s = {.model = base, .first = first};
+    Arena text;
     *out = (Variant){.first = first, .score_scale = (float)f->scale, .activation = (Activation)f->activation,
-                     .softmax = (Softmax)f->softmax, .side_by_side = f->side_by_side, .heads = {.size = f->merge}};
-    if ((f->merge > 1 && f->by != HEADS_BY_ADJACENT) || f->prune > 1 || f->norm || f->row_bound > 0)
-        return fail(FAIL_USE, "of what a recipe says of heads and norms, this version knows 'heads: {merge: N, by: adjacent}' alone");
-    return variant_check(out, &base->config);
+                     .softmax = (Softmax)f->softmax, .side_by_side = f->side_by_side};
+    bool grouped = f->merge > 1 || f->prune > 1, bounded = f->row_bound > 0;
+    if (!grouped && !bounded && !f->norm) return OK;
+    arena_init(&text, false);
+    Result result = text_take(&s, r, t, &text);
+    if (!failed(result) && grouped) result = heads_find(&out->heads, f, &s, r->seed, a);
+    if (!failed(result)) result = variant_check(out, &base->config);
+    const float *norm = NULL, *bound = NULL;
+    if (!failed(result) && f->norm) result = norms_measure(&norm, &s, out, a);
+    if (!failed(result) && bounded) result = row_bounds_measure(&bound, &s, out, a);
+    out->norm = norm, out->row_bound = bound;
+    arena_free(&text);
+    return result;
 }

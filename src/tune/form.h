@@ -6,6 +6,6 @@
 
 /* The recipe's heads, approximations and upper layers as a variant of the layers from `first` on; zeros where it asks for nothing.
  * Groups, held norms and row bounds are found by the base's runs over some training text. */
-CHECKED Result form_make(Variant *out, const Recipe *r, const Model *base, uint32_t first);
+CHECKED Result form_make(Variant *out, const Recipe *r, const Model *base, uint32_t first, const Tokenizer *t, Arena *a);
 
 #endif

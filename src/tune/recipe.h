@@ -12,7 +12,9 @@ typedef enum { RECIPE_TRAIN, RECIPE_TUNE } RecipeKind;
 typedef enum { METHOD_LORA, METHOD_STANDARD } TuneMethod;
 typedef enum { KEEP_LAST, KEEP_BEST } KeepKind;
 // DEFAULT: by attention where heads are merged, by importance where they are pruned
-typedef enum { HEADS_BY_DEFAULT, HEADS_BY_ATTENTION, HEADS_BY_WEIGHTS, HEADS_BY_ADJACENT, HEADS_BY_RANDOM, HEADS_BY_IMPORTANCE, HEADS_BY_OUTPUT } HeadsBy;
+typedef enum {
+    HEADS_BY_DEFAULT, HEADS_BY_ATTENTION, HEADS_BY_WEIGHTS, HEADS_BY_ADJACENT, HEADS_BY_RANDOM, HEADS_BY_IMPORTANCE, HEADS_BY_OUTPUT
+} HeadsBy;
 
 typedef struct LoraRecipe {
     uint32_t rank;

@@ -142,7 +142,7 @@ static Result tuning_run(TuneRun *run, const char *path, const TrainOptions *o)
     if (tokenizer_vocab(run->tokenizer) > c->vocab)
         return fail(FAIL_DATA, "%s has %u tokens, the model room for %u", r->tokenizer, tokenizer_vocab(run->tokenizer), c->vocab);
     GUARD(teacher_load(run));
-    GUARD(form_make(&run->variant, r, &run->base, net.first));
+    GUARD(form_make(&run->variant, r, &run->base, net.first, run->tokenizer, &run->arena));
     float *rope = arena_new(&run->arena, float, (size_t)r->context * c->head_dim);
     rope_table(rope, c, r->context);
     net.rope = rope;
