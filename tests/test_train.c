@@ -413,6 +413,7 @@ TEST(a_stopped_run_goes_on_bit_for_bit)
     CHECK_FAILS(train_run(b, &stopped), "stopped by a signal after step 13");      // noticed after the step that follows
     CHECK_FAILS(train_run(b, &plain), "already");
     CHECK_FAILS(train_run(b, &other), "threads");
+    CHECK_FAILS(train_run(file_make("b16.yaml", RUN("b", "0") SHAPE "precision: bf16\n"), &resumed), "the recipe is not the one");
     CHECK_OK(train_run(b, &resumed));
     same_files("a/model/model.safetensors", "b/model/model.safetensors");
 

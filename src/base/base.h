@@ -121,6 +121,8 @@ unsigned threads_count(void);
 /* Calls body(ctx, begin, end) over disjoint ranges that cover 0..n, each at least `grain` long (unless n is less), and
  * returns when all are done. The split depends on n, grain and the number of threads alone. */
 void parallel_for(size_t n, size_t grain, void (*body)(void *ctx, size_t begin, size_t end), void *ctx);
+/* Whether the caller runs inside a parallel_for: one that it calls would run its parts one after another. */
+bool parallel_inside(void);
 double clock_seconds(void);                    // monotonic
 double clock_cpu_seconds(void);                // of this process, all threads
 double peak_rss_mb(void);                      // of this process

@@ -206,6 +206,11 @@ void parallel_for(size_t n, size_t grain, void (*body)(void *ctx, size_t begin, 
     pthread_mutex_unlock(&pool.user);
 }
 
+bool parallel_inside(void)
+{
+    return in_job;
+}
+
 static double clock_read(clockid_t id)
 {
     struct timespec t = {0};

@@ -1,15 +1,11 @@
 /* layers.c - the layers of a Llama in float, each forward above its backward.
  *
- * Nearly all of the work is matrix products, and those are OpenBLAS's: this is the only file that knows of it. It is called
- * from our own threads on slices of the output, and told to start none itself, so that the pool of base.h stays the only one
- * at work. Every other loop is written so that the compiler can vectorise it: sums run in 16 lanes that are added
- * up in a fixed order, and the exponential is a polynomial without branches. */
+ * Nearly all of the work is matrix products (product.c), each thread computing a slice of the output. Every other loop is
+ * written so that the compiler can vectorise it: sums run in 16 lanes that are added up in a fixed order, and the exponential
+ * is a polynomial without branches. */
 #include "model/layers.h"
 
-#include <cblas.h>
-#include <limits.h>
 #include <math.h>
-#include <pthread.h>
 #include <string.h>
 
 enum { LANES = 16, FEW_ROWS = 32 };
@@ -21,85 +17,67 @@ static size_t grain_for(size_t cost)
     return grain ? grain : 1;
 }
 
-// ---- products --------------------------------------------------------------------------------------------------------
-
-/* OpenBLAS built without threads (Debian's "serial" flavour) may give two threads that call it at once the same buffer, and
- * both a wrong product, without a word. Such a build is therefore let in by one thread at a time; one with threads is told
- * to use a single one for each call, and is safe. */
-static pthread_once_t blas_once = PTHREAD_ONCE_INIT;
-static pthread_mutex_t blas_lock = PTHREAD_MUTEX_INITIALIZER;
-static bool blas_alone;
-
-static void blas_start(void)
-{
-    openblas_set_num_threads(1);
-    blas_alone = openblas_get_parallel() != OPENBLAS_THREAD;
-}
-
-void product(Product how, float *out, size_t ld_out, const float *a, size_t ld_a, const float *b, size_t ld_b,
-             size_t m, size_t n, size_t k)
-{
-    if (!m || !n) return;
-    ASSERT(m <= INT_MAX && n <= INT_MAX && k <= INT_MAX && ld_out <= INT_MAX && ld_a <= INT_MAX && ld_b <= INT_MAX);
-    pthread_once(&blas_once, blas_start);
-    float beta = how.accumulate ? 1.0f : 0.0f;
-    if (blas_alone) pthread_mutex_lock(&blas_lock);
-    if (m == 1 && !how.turn_a && how.turn_b)               // one row: a matrix-vector product needs no packing
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)n, (int)k, how.alpha, b, (int)ld_b, a, 1, beta, out, 1);
-    else
-        cblas_sgemm(CblasRowMajor, how.turn_a ? CblasTrans : CblasNoTrans, how.turn_b ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k,
-                    how.alpha, a, (int)ld_a, b, (int)ld_b, beta, out, (int)ld_out);
-    if (blas_alone) pthread_mutex_unlock(&blas_lock);
-}
+// ---- linear layers ---------------------------------------------------------------------------------------------------
 
 typedef struct Linear {
     float *d_in, *d_w, *out;
     const float *d_out, *in, *w;
     size_t rows, n, k;
-    bool accumulate;
+    Product how;
 } Linear;
+
+static Product product_how(unsigned how)
+{
+    return (Product){.accumulate = how & LINEAR_ADD, .bf16 = (how & LINEAR_BF16) != 0, .alpha = 1};
+}
 
 static void forward_rows(void *ctx, size_t begin, size_t end)
 {
     const Linear *l = ctx;
-    product((Product){.turn_b = true, .accumulate = l->accumulate, .alpha = 1}, l->out + begin * l->n, l->n,
-            l->in + begin * l->k, l->k, l->w, l->k, end - begin, l->n, l->k);
+    product(l->how, l->out + begin * l->n, l->n, l->in + begin * l->k, l->k, l->w, l->k, end - begin, l->n, l->k);
 }
 
 static void forward_columns(void *ctx, size_t begin, size_t end)
 {
     const Linear *l = ctx;
-    product((Product){.turn_b = true, .accumulate = l->accumulate, .alpha = 1}, l->out + begin, l->n,
-            l->in, l->k, l->w + begin * l->k, l->k, l->rows, end - begin, l->k);
+    product(l->how, l->out + begin, l->n, l->in, l->k, l->w + begin * l->k, l->k, l->rows, end - begin, l->k);
 }
 
-void linear_forward(float *out, const float *in, const float *w, size_t rows, size_t n, size_t k, bool accumulate)
+/* Slices of a product for the threads; the whole of it for one that has no others to call on, since every slice packs its
+ * operands anew. */
+static void slices_run(size_t len, size_t grain, void (*body)(void *ctx, size_t begin, size_t end), Linear *l)
 {
-    Linear l = {.out = out, .in = in, .w = w, .rows = rows, .n = n, .k = k, .accumulate = accumulate};
-    if (rows >= FEW_ROWS) parallel_for(rows, FEW_ROWS / 2, forward_rows, &l);
-    else parallel_for(n, grain_for(rows * k), forward_columns, &l);
+    if (parallel_inside()) body(l, 0, len);
+    else parallel_for(len, grain, body, l);
+}
+
+void linear_forward(float *out, const float *in, const float *w, size_t rows, size_t n, size_t k, unsigned how)
+{
+    Linear l = {.out = out, .in = in, .w = w, .rows = rows, .n = n, .k = k, .how = product_how(how)};
+    l.how.turn_b = true;
+    if (rows >= FEW_ROWS) slices_run(rows, FEW_ROWS / 2, forward_rows, &l);
+    else slices_run(n, grain_for(rows * k), forward_columns, &l);
 }
 
 static void backward_in(void *ctx, size_t begin, size_t end)
 {
     const Linear *l = ctx;
-    product((Product){.accumulate = l->accumulate, .alpha = 1}, l->d_in + begin * l->k, l->k,
-            l->d_out + begin * l->n, l->n, l->w, l->k, end - begin, l->k, l->n);
+    product(l->how, l->d_in + begin * l->k, l->k, l->d_out + begin * l->n, l->n, l->w, l->k, end - begin, l->k, l->n);
 }
 
 static void backward_w(void *ctx, size_t begin, size_t end)
 {
     const Linear *l = ctx;
-    product((Product){.turn_a = true, .accumulate = true, .alpha = 1}, l->d_w + begin * l->k, l->k,
-            l->d_out + begin, l->n, l->in, l->k, end - begin, l->k, l->rows);
+    Product how = {.turn_a = true, .accumulate = true, .bf16 = l->how.bf16, .alpha = 1};
+    product(how, l->d_w + begin * l->k, l->k, l->d_out + begin, l->n, l->in, l->k, end - begin, l->k, l->rows);
 }
 
 void linear_backward(float *d_in, float *d_w, const float *d_out, const float *in, const float *w,
-                     size_t rows, size_t n, size_t k, bool accumulate)
+                     size_t rows, size_t n, size_t k, unsigned how)
 {
-    Linear l = {.d_in = d_in, .d_w = d_w, .d_out = d_out, .in = in, .w = w, .rows = rows, .n = n, .k = k, .accumulate = accumulate};
-    if (d_in) parallel_for(rows, FEW_ROWS / 2, backward_in, &l);
-    if (d_w) parallel_for(n, grain_for(rows * k), backward_w, &l);
+    Linear l = {.d_in = d_in, .d_w = d_w, .d_out = d_out, .in = in, .w = w, .rows = rows, .n = n, .k = k, .how = product_how(how)};
+    if (d_in) slices_run(rows, FEW_ROWS / 2, backward_in, &l);
+    if (d_w) slices_run(n, grain_for(rows * k), backward_w, &l);
 }
 
 // ---- norms -----------------------------------------------------------------------------------------------------------
@@ -239,8 +217,7 @@ void rmsnorm_backward(float *d_in, float *d_gain, const float *d_out, const floa
 void rmsnorm_held_backward(float *d_in, float *d_gain, const float *d_out, const float *in, const float *gain, const float *inv,
                            size_t rows, size_t width, NormHold hold)
 {
-    Norm n = {.d_in = d_in, .d_gain = d_gain, .d_out = d_out, .in = in, .gain = gain, .inv = inv, .rows = rows, .width = width,
-              .hold = hold};
+    Norm n = {.d_in = d_in, .d_gain = d_gain, .d_out = d_out, .in = in, .gain = gain, .inv = inv, .rows = rows, .width = width, .hold = hold};
     parallel_for(rows, grain_for(width), norm_backward_rows, &n);
     if (d_gain) parallel_for(width, LANES, norm_backward_columns, &n);
 }
@@ -327,7 +304,12 @@ VECTOR_LOOPS float exp_shifted(float *x, float shift, size_t len)
     size_t i = 0;
     for (; i + LANES <= len; i += LANES)
         for (size_t j = 0; j < LANES; j++) lane[j] += x[i + j] = exp_polynomial(x[i + j] - shift);
-    for (; i < len; i++) lane[0] += x[i] = exp_polynomial(x[i] - shift);
+    if (i < len) {                             // the rest as one more vector: most rows of attention are short
+        float rest[LANES] = {0};
+        for (size_t j = 0; i + j < len; j++) rest[j] = x[i + j] - shift;
+        for (size_t j = 0; j < LANES; j++) rest[j] = exp_polynomial(rest[j]);
+        for (size_t j = 0; i + j < len; j++) lane[j] += x[i + j] = rest[j];
+    }
     return lanes_sum(lane);
 }
 

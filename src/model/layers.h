@@ -1,7 +1,7 @@
 /* layers.h - the layers of a Llama in float, each forward above its backward (private to model/ and tune/).
  *
  * Tensors are (rows, columns), rows = batch * time. A backward function *adds* to the gradients it is given, except that
- * it *sets* d_in where the comment says so. Large products go through OpenBLAS; the rest is plain loops over rows in
+ * it *sets* d_in where the comment says so. Large products go through OpenBLAS or tiles; the rest is plain loops over rows in
  * parallel_for. */
 #ifndef MARILL_LAYERS_H
 #define MARILL_LAYERS_H
@@ -9,26 +9,33 @@
 #include "model/model.h"
 
 /* Plain loops that the compiler should unroll, vectorise, and emit once for each width of vector unit; the copy is picked at
- * load time. Floats are never contracted or reassociated, so every copy computes the same bits. */
+ * load time. Floats are never contracted or reassociated, so every copy computes the same bits. Jumps are not threaded: a path
+ * of its own for each limit of the exponential would be computed for every number and thrown away, and numbers below 2^-126, which
+ * only those paths have, take hundreds of cycles. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define VECTOR_INLINE static inline __attribute__((optimize("O3", "no-trapping-math")))    // what such loops call
-#define VECTOR_LOOPS __attribute__((optimize("O3", "no-trapping-math"), target_clones("default", "avx2", "avx512f")))
+#define VECTOR_OPTIONS optimize("O3", "no-trapping-math", "no-thread-jumps", "no-split-paths")
+#define VECTOR_INLINE static inline __attribute__((VECTOR_OPTIONS))           // what such loops call
+#define VECTOR_LOOPS __attribute__((VECTOR_OPTIONS, target_clones("default", "avx2", "avx512f")))
 #else
 #define VECTOR_INLINE static inline
 #define VECTOR_LOOPS
 #endif
 
 /* out (m, n) = or += alpha * A B by one thread: A (m, k) or, turned, (k, m); B (k, n) or, turned, (n, k). ld..: distance
- * between rows in floats. */
-typedef struct Product { bool turn_a, turn_b, accumulate; float alpha; } Product;
+ * between rows in floats. bf16: A and B are rounded to bf16 (to nearest, ties to even) and the sums are floats, in tiles where
+ * num_bf16_tiles() says so, else by OpenBLAS and slower. The two differ in the order of the sums, and tiles take numbers below
+ * 2^-126 for zeros. */
+typedef struct Product { bool turn_a, turn_b, accumulate, bf16; float alpha; } Product;
 void product(Product how, float *out, size_t ld_out, const float *a, size_t ld_a, const float *b, size_t ld_b,
              size_t m, size_t n, size_t k);
 
-/* out (rows, n) = in (rows, k) W^T, W (n, k); accumulate: out += . */
-void linear_forward(float *out, const float *in, const float *w, size_t rows, size_t n, size_t k, bool accumulate);
+/* How a linear layer is computed. A bool that says whether to add will do where nothing else is asked. */
+enum { LINEAR_ADD = 1, LINEAR_BF16 = 2 };      // out += , d_in += ; products of bf16
+/* out (rows, n) = in (rows, k) W^T, W (n, k). */
+void linear_forward(float *out, const float *in, const float *w, size_t rows, size_t n, size_t k, unsigned how);
 /* d_in (rows, k) = or += d_out W; d_w (n, k) += d_out^T in. Either may be NULL. */
 void linear_backward(float *d_in, float *d_w, const float *d_out, const float *in, const float *w,
-                     size_t rows, size_t n, size_t k, bool accumulate);
+                     size_t rows, size_t n, size_t k, unsigned how);
 
 /* out = in / sqrt(mean(in^2) + eps) * gain, by rows; inv (rows) keeps 1/sqrt for the backward pass (may be NULL). */
 void rmsnorm_forward(float *out, float *inv, const float *in, const float *gain, size_t rows, size_t width, float eps);

@@ -335,7 +335,6 @@ static void check_shape(Check *k)
     need(k, p->weight_bits == 8 || p->weight_bits == 16, "bits of public weights");
     need(k, c->head_dim % 2 == 0 && c->heads % c->kv_heads == 0, "heads");
     if (failed(head_groups_check(&p->heads, c, p->layers)) || head_groups_pruned(&p->heads, c)) need(k, false, "merged heads");
-    need(k, p->score_scale >= 0 && p->score_scale <= 64 && (p->score_scale <= 0 || p->weight_bits == 16), "scale of the scores");
 }
 
 Result plan_check(const Plan *p, const ModelConfig *c)

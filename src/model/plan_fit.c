@@ -332,7 +332,7 @@ static void fit_weights(const Fit *f, LayerPlan *l, uint32_t layer)
             continue;
         }
         int cap = k == MAT_O ? 64 - above(l->residual) - 12 : k == MAT_DOWN ? 15 : f->lean ? 14 : 64 - f->fx - 20;
-        l->weight_f[k] = weight_fraction(f->m ? public_largest(f->p, f->m, f->p->frozen + layer, k) : assumed_weight, most(cap, 12));
+        l->weight_f[k] = weight_fraction(f->m ? public_largest(f->m, f->p->frozen + layer, k) : assumed_weight, most(cap, 12));
     }
 }
 
@@ -443,7 +443,7 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model
     return OK;
 }
 
-Variant plan_variant(const Plan *p) { return (Variant){.first = p->frozen, .heads = p->heads, .score_scale = (float)p->score_scale}; }
+Variant plan_variant(const Plan *p) { return (Variant){.first = p->frozen, .heads = p->heads}; }
 
 /* What the secure layers cannot do. */
 static CHECKED Result variant_refuse(const Variant *v, const ModelConfig *c)
@@ -451,6 +451,7 @@ static CHECKED Result variant_refuse(const Variant *v, const ModelConfig *c)
     const char *what = head_groups_pruned(&v->heads, c) ? "pruned heads" : v->activation ? "another activation"
                        : v->softmax ? "another softmax" : v->side_by_side ? "attention and feed-forward side by side"
                        : v->norm && v->norm_mix > 0 ? "norms held at a constant" : NULL;
+    if (!what && v->score_scale != 0 && v->score_scale != 1) what = "another scale of the scores";
     return what ? fail(FAIL_USE, "the secure layers cannot run this variant yet: it has %s", what) : OK;
 }
 
@@ -483,7 +484,6 @@ Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
     out->known += o->prefix_len;
     out->query_bits = o->private_part == PRIVATE_LAYERS ? square_bits(c->head_dim) / 2 : 0;
     GUARD(variant_refuse(&o->variant, c));
-    out->score_scale = o->variant.score_scale == 1 ? 0 : (double)o->variant.score_scale;
     return heads_begin(out, &o->variant.heads, c);
 }
 

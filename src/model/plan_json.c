@@ -75,7 +75,6 @@ static const Field plan_fields[] = {
     {"context", F_UINT, AT(Plan, context), UINT32_MAX},
     {"known", F_UINT, AT(Plan, known), UINT32_MAX},
     {"merge", F_UINT, AT(Plan, heads.size), 1024},
-    {"score_scale", F_REAL, AT(Plan, score_scale), 0},
     {"frozen", F_UINT, AT(Plan, frozen), UINT32_MAX},
     {"adapted", F_FLAGS, AT(Plan, adapted), 0},
     {"rank", F_UINT, AT(Plan, rank), UINT32_MAX},
@@ -141,7 +140,7 @@ static Json *field_json(const Field *f, const void *at)
 /* Left out of the text where they are zero, as in every plan of a model that does without them. */
 static bool field_spare(const Field *f)
 {
-    static const char *const names[] = {"architecture", "merge", "score_scale", "query_bits", "rsqrt_fine"};
+    static const char *const names[] = {"architecture", "merge", "query_bits", "rsqrt_fine"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i], f->name)) return true;
     return false;
@@ -149,7 +148,6 @@ static bool field_spare(const Field *f)
 
 static bool field_empty(const Field *f, const void *at)
 {
-    if (f->kind == F_REAL) return *(const double *)at <= 0;
     return f->kind == F_LOOKUP ? ((const LookupSpec *)at)->t == 0 : *(const uint32_t *)at == 0;
 }
 

@@ -97,7 +97,7 @@ static unsigned bias_fraction(const SecureNet *s, const LayerNet *l, uint32_t la
 static CHECKED Result bias_new(SecureNet *s, LayerNet *l, Arena *session, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
 {
     double *bias;
-    GUARD(private_bias(&bias, s->plan, m, a, s->plan->frozen + layer, kind, session));
+    GUARD(private_bias(&bias, m, a, s->plan->frozen + layer, kind, session));
     if (!bias) return OK;
     size_t rows = matrix_rows(&s->config, kind);
     unsigned f = l->bias_f[kind] = bias_fraction(s, l, layer, kind);

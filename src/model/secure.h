@@ -65,7 +65,6 @@ typedef struct Plan {
     uint32_t context, known;                   // positions planned for; positions at the start whose tokens both know
     int32_t *known_token;                      // (known): BOS and a public prefix, covered by the plan's hash; NULL: BOS alone
     HeadGroups heads;                          // of the secure layers, from `frozen` on; the order lies in the arena
-    double score_scale;                        // of their scores, folded into the queries' weights; 0: 1
     uint32_t frozen, layers;                   // the client runs layers below `frozen`; the `layers` above are secure
     bool adapted[MAT_COUNT];                   // matrices with low-rank factors, the same in every secure layer
     uint32_t rank;                             // of the adapter; 0 without one
@@ -96,8 +95,8 @@ typedef struct PlanOptions {
     unsigned weight_bits;                      // of plan_assume: 8, or 16 (also 0); plan_make follows the model
     /* Tokens after BOS that both know, of a system prompt or a template's head. plan_assume looks at their number alone. */
     const int32_t *prefix; uint32_t prefix_len;
-    /* Of which the secure layers can merge heads and scale scores yet: whatever else it changes is refused by name. first does not
-     * count: it is taken to be `frozen`. */
+    /* Of which the secure layers can only merge heads yet: whatever else it changes is refused by name. first does not count: it is
+     * taken to be `frozen`. */
     Variant variant;
 } PlanOptions;
 /* Runs the plain model with its adapter over the text, watches the ranges and chooses the plan. */

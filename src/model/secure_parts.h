@@ -83,16 +83,16 @@ CHECKED Result pin_weights(int32_t **out, const Plan *p, const Model *m, const A
 Pin pin_of_b(MatrixKind kind);
 /* GPT-2: what a private matrix adds to its products (outputs), the norm's shift and the queries' scale folded in, less its mean
  *  where it writes to the residual stream. NULL where the architecture has none. Fails where one is not below 2^38. */
-CHECKED Result private_bias(double **out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena);
+CHECKED Result private_bias(double **out, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena);
 /* The integers of a public matrix of a secure layer, the norm's gain and the queries' 1 / sqrt(head_dim) folded in: 16-bit
  * ones in the arena, or those of a quantised base where its file is mapped. out: its shape and fraction bits are set. */
 CHECKED Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena);
 CHECKED Result public_head(PublicMatrix *out, const Plan *p, const Model *m, Arena *arena);
 /* The largest |w| of a matrix as it is quantised. */
-double public_largest(const Plan *p, const Model *m, uint32_t layer, MatrixKind kind);
+double public_largest(const Model *m, uint32_t layer, MatrixKind kind);
 double head_largest(const Model *m);
 /* Rank j of a pair is used as 2^k A_j and 2^-k B_j, which balances their rounding; this is k. */
-int factor_balance(const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, uint32_t j);
+int factor_balance(const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, uint32_t j);
 
 // ---- angles (secure_rope.c) ------------------------------------------------------------------------------------------
 

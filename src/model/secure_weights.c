@@ -16,20 +16,17 @@ static const float *gain_of(const Model *m, uint32_t layer, MatrixKind kind)
     return kind == MAT_GATE || kind == MAT_UP ? w->ffn_norm : NULL;
 }
 
-static double scale_of(const Plan *p, const ModelConfig *c, MatrixKind kind)
-{
-    return kind == MAT_Q ? (p->score_scale > 0 ? p->score_scale : 1) / sqrt((double)c->head_dim) : 1;
-}
+static double scale_of(const ModelConfig *c, MatrixKind kind) { return kind == MAT_Q ? 1 / sqrt((double)c->head_dim) : 1; }
 
 // ---- public integers -------------------------------------------------------------------------------------------------
 
 typedef struct Scaled { const float *w, *gain; double scale; size_t rows, cols; QuantMatrix quant; } Scaled;    // w NULL: quant
 
-static Scaled scaled_matrix(const Plan *p, const Model *m, uint32_t layer, MatrixKind kind)
+static Scaled scaled_matrix(const Model *m, uint32_t layer, MatrixKind kind)
 {
     const ModelConfig *c = &m->config;
     const LayerWeights *l = &m->layer[layer];
-    return (Scaled){l->mat[kind], gain_of(m, layer, kind), scale_of(p, c, kind), matrix_rows(c, kind), matrix_cols(c, kind), l->quant[kind]};
+    return (Scaled){l->mat[kind], gain_of(m, layer, kind), scale_of(c, kind), matrix_rows(c, kind), matrix_cols(c, kind), l->quant[kind]};
 }
 
 static Scaled scaled_head(const Model *m) { return (Scaled){m->head, m->final_norm, 1, m->config.vocab, m->config.width, m->quant_head}; }
@@ -48,12 +45,7 @@ static double scaled_largest(Scaled s)
     return most;
 }
 
-double public_largest(const Plan *p, const Model *m, uint32_t layer, MatrixKind kind)
-{
-    return scaled_largest(scaled_matrix(p, m, layer, kind));
-}
-
-
+double public_largest(const Model *m, uint32_t layer, MatrixKind kind) { return scaled_largest(scaled_matrix(m, layer, kind)); }
 double head_largest(const Model *m) { return scaled_largest(scaled_head(m)); }
 
 static CHECKED Result scaled_round(int16_t **out, Scaled s, unsigned f, const char *name, Arena *arena)
@@ -89,7 +81,7 @@ static CHECKED Result public_integers(PublicMatrix *out, const Plan *p, const Mo
 
 Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena)
 {
-    Result r = public_integers(out, p, m, scaled_matrix(p, m, p->frozen + layer, kind), matrix_names[kind], arena);
+    Result r = public_integers(out, p, m, scaled_matrix(m, p->frozen + layer, kind), matrix_names[kind], arena);
     return failed(r) ? fail_in(r, "layer %u", p->frozen + layer) : OK;
 }
 
@@ -152,13 +144,13 @@ static const LoraPair *pair_of(const Adapter *a, uint32_t layer, MatrixKind kind
 }
 
 /* With A and B each rounded to the same step, the error of B A is least where both have the same size. */
-int factor_balance(const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, uint32_t j)
+int factor_balance(const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, uint32_t j)
 {
     const LoraPair *q = pair_of(a, layer, kind);
     if (!q || j >= q->rank) return 0;
     const float *gain = gain_of(m, layer, kind);
     size_t rows = matrix_rows(&m->config, kind), cols = matrix_cols(&m->config, kind);
-    double in = 0, out = 0, scale = (double)q->scale * scale_of(p, &m->config, kind);
+    double in = 0, out = 0, scale = (double)q->scale * scale_of(&m->config, kind);
     for (size_t i = 0; i < cols; i++) {
         double v = (double)q->a[j * cols + i] * (gain ? (double)gain[i] : 1);
         in += v * v;
@@ -194,7 +186,7 @@ static bool writes_centred(const ModelConfig *c, MatrixKind kind) { return c->ar
 
 static CHECKED Result private_matrix(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
 {
-    Scaled s = scaled_matrix(p, m, layer, kind);
+    Scaled s = scaled_matrix(m, layer, kind);
     const LoraPair *q = pair_of(a, layer, kind);
     unsigned f = (unsigned)private_f(p, layer - p->frozen, kind);
     double times = ldexp(1, kind == MAT_Q ? (int)p->query_bits : 0);
@@ -211,12 +203,12 @@ static CHECKED Result private_matrix(int32_t *out, const Plan *p, const Model *m
     return r;
 }
 
-Result private_bias(double **result, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena)
+Result private_bias(double **result, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena)
 {
     const LayerWeights *w = &m->layer[layer];
     *result = NULL;
     if (!w->bias[kind]) return OK;
-    Scaled s = scaled_matrix(p, m, layer, kind);
+    Scaled s = scaled_matrix(m, layer, kind);
     s.gain = NULL;                             // the norm's shift is added after its gain
     const LoraPair *q = pair_of(a, layer, kind);
     const float *shift = kind == MAT_O || kind == MAT_DOWN ? NULL : kind == MAT_GATE ? w->ffn_shift : w->attn_shift;
@@ -239,7 +231,7 @@ static CHECKED Result private_factor_a(int32_t *out, const Plan *p, const Model 
     const float *gain = gain_of(m, layer, kind);
     size_t cols = matrix_cols(&m->config, kind);
     for (uint32_t r = 0; q && r < q->rank; r++) {
-        int k = factor_balance(p, m, a, layer, kind, r);
+        int k = factor_balance(m, a, layer, kind, r);
         for (size_t j = 0; j < cols; j++)
             GUARD(private_round(&out[r * cols + j], ldexp((double)q->a[r * cols + j] * (gain ? (double)gain[j] : 1), k), p->adapter_f));
     }
@@ -250,9 +242,9 @@ static CHECKED Result private_factor_b(int32_t *out, const Plan *p, const Model 
 {
     const LoraPair *q = pair_of(a, layer, kind);
     size_t rows = matrix_rows(&m->config, kind);
-    double scale = q ? (double)q->scale * scale_of(p, &m->config, kind) : 0;
+    double scale = q ? (double)q->scale * scale_of(&m->config, kind) : 0;
     for (uint32_t r = 0; q && r < q->rank; r++) {
-        int k = factor_balance(p, m, a, layer, kind, r);
+        int k = factor_balance(m, a, layer, kind, r);
         for (size_t i = 0; i < rows; i++)
             GUARD(private_round(&out[i * p->rank + r], ldexp((double)q->b[i * q->rank + r] * scale, -k), p->adapter_f));
     }
@@ -357,14 +349,14 @@ Result public_hash(const Plan *p, const Model *m, uint8_t out[HASH_BYTES])
 }
 
 /* The biases of a layer, in steps of 2^-24. */
-static CHECKED Result hash_biases(Hash *h, const Plan *p, const Model *m, const Adapter *a, uint32_t layer)
+static CHECKED Result hash_biases(Hash *h, const Model *m, const Adapter *a, uint32_t layer)
 {
     Result r = OK;
     for (MatrixKind k = 0; k < MAT_COUNT && !failed(r); k++) {
         Arena arena;
         double *bias;
         arena_init(&arena, true);
-        r = private_bias(&bias, p, m, a, layer, k, &arena);
+        r = private_bias(&bias, m, a, layer, k, &arena);
         for (size_t i = 0; !failed(r) && bias && i < matrix_rows(&m->config, k); i++) {
             int64_t v = llrint(ldexp(bias[i], 24));
             hash_integers(h, (int32_t[]){(int32_t)v, (int32_t)(v >> 32)}, 2, 4);
@@ -381,7 +373,7 @@ Result private_commitment(const Plan *p, const Model *m, const Adapter *a, const
     hash_add(&h, salt, KEY_BYTES);
     Result r = OK;
     for (uint32_t l = 0; l < p->layers && !failed(r); l++) {
-        if (p->private_part == PRIVATE_LAYERS) r = hash_biases(&h, p, m, a, p->frozen + l);
+        if (p->private_part == PRIVATE_LAYERS) r = hash_biases(&h, m, a, p->frozen + l);
         for (Pin pin = 0; pin < PIN_COUNT && !failed(r); pin++) {
             PinShape s = pin_shape(p, &m->config, l, pin);
             if (s.outputs == 0) continue;

@@ -61,6 +61,7 @@ KERNEL(avx2)
 void amx_linear(const Linear *p, size_t begin, size_t end);
 void amx_matmul(const Matmul *p, size_t begin, size_t end);
 bool amx_prepare(void);                        // whether there are tiles, and the kernel lets this process use them
+bool amx_has_bf16(void);                       // whether tiles can multiply bf16, and vectors round to it; after amx_prepare
 void avx512_prepare(void);                     // the permutations of packing; before the first use
 void avx512_prepare_narrow(void);
 #undef KERNEL

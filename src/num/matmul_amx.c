@@ -32,6 +32,14 @@ bool amx_prepare(void)
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
+bool amx_has_bf16(void)
+{
+    enum { TILES_OF_BF16 = 1 << 22, VECTORS_OF_BF16 = 1 << 5 };
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & TILES_OF_BF16)) return false;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & VECTORS_OF_BF16;
+}
+
 /* Tiles 0..3: sums of two times two; 4, 5: outputs; 6, 7: columns. All of full size. */
 AMX static void tiles_begin(void)
 {

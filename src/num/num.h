@@ -19,6 +19,7 @@ typedef enum { NUM_BEST, NUM_PORTABLE, NUM_AVX2, NUM_AVX512, NUM_AMX } NumFamily
 /* Chooses the best that this processor has, up to `most` (NUM_BEST: all; less for tests and benchmarks). Call it before anything else here. */
 void num_init(NumFamily most);
 const char *num_kernels(void);                 // "portable", "avx2", "avx512", "amx"
+bool num_bf16_tiles(void);                     // amx was chosen, and the processor has tiles of bf16 (AMX-BF16, AVX512-BF16) as well
 
 // ---- ring vectors ----------------------------------------------------------------------------------------------------
 

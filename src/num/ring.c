@@ -12,6 +12,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the packed form is re
     kernel##_narrow_unpack, kernel##_narrow_pack, kernel##_narrow_turned, kernel##_narrow_onehot}
 const Kernels num_portable = TABLE(portable, 1, portable, portable);
 const Kernels *num_kernel = &num_portable;
+static bool bf16_tiles;
 #ifdef __x86_64__
 const Kernels num_avx2 = TABLE(avx2, 8, avx2, avx2);
 const Kernels num_avx512 = TABLE(avx512, 8, avx512, avx512);
@@ -29,14 +30,19 @@ static bool has_avx512(void)
 
 void num_init(NumFamily most)
 {
-    num_kernel = &num_portable;
+    num_kernel = &num_portable, bf16_tiles = false;
     if (most == NUM_BEST) most = NUM_AMX;
 #ifdef __x86_64__
     if (most >= NUM_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt"))
         num_kernel = &num_avx2;
     if (most >= NUM_AVX512 && has_avx512()) avx512_prepare(), avx512_prepare_narrow(), num_kernel = &num_avx512;
-    if (most >= NUM_AMX && num_kernel == &num_avx512 && amx_prepare()) num_kernel = &num_amx;
+    if (most >= NUM_AMX && num_kernel == &num_avx512 && amx_prepare()) num_kernel = &num_amx, bf16_tiles = amx_has_bf16();
 #endif
+}
+
+bool num_bf16_tiles(void)
+{
+    return bf16_tiles;
 }
 
 const char *num_kernels(void)

@@ -27,6 +27,7 @@ typedef struct Field {
 } Field;
 
 static const char *const methods[] = {"lora", "standard", NULL}, *const keeps[] = {"last", "best", NULL};
+static const char *const precisions[] = {"f32", "bf16", NULL};
 static const char *const factors[] = {"none", "a", "b", NULL}, *const norms[] = {"base", "constant", NULL};
 static const char *const heads_by[] = {"default", "attention", "weights", "adjacent", "random", "importance", "output", NULL};
 static const char *const activations[] = {"base", "relu", "quad", NULL}, *const softmaxes[] = {"exp", "2quad", "2relu", NULL};
@@ -60,6 +61,7 @@ static const Field recipe_fields[] = {
     {"eval_tokens", FIELD_COUNT, IN_BOTH, AT(eval_tokens), 1, 1e9, NULL},
     {"checkpoint_every", FIELD_COUNT, IN_BOTH, AT(checkpoint_every), 0, 1e9, NULL},
     {"dtype", FIELD_TEXT, IN_BOTH, AT(dtype), 0, 0, NULL},
+    {"precision", FIELD_CHOICE, IN_BOTH, AT(precision), 0, 0, precisions},
     {"keep", FIELD_CHOICE, IN_BOTH, AT(keep), 0, 0, keeps},
     {"patience", FIELD_COUNT, IN_BOTH, AT(patience), 0, 1e9, NULL},
     {"method", FIELD_CHOICE, IN_TUNE, AT(method), 0, 0, methods},
@@ -114,8 +116,6 @@ static const Field source_fields[] = {
     {"completion", FIELD_TEXT, IN_BOTH, AT(completion), 0, 0, NULL},
     {"weight", FIELD_REAL, IN_BOTH, AT(weight), 0, 1000, NULL},
     {"noise", FIELD_REAL, IN_BOTH, AT(noise), 0, 1, NULL},
-    {"part", FIELD_TEXT, IN_BOTH, AT(part), 0, 0, NULL},
-    {"template", FIELD_TEXT, IN_BOTH, AT(template), 0, 0, NULL},
     {"held_out", FIELD_PATH, IN_BOTH, AT(held_out), 0, 0, NULL},
     {0}
 };
@@ -266,8 +266,8 @@ static Result sources_read(Reader *r, const yaml_node_t *node)
         if (!item) return fail(FAIL_DATA, "line %zu: source %zu is empty", line_of(node), i + 1);
         s->weight = 1;
         GUARD(mapping_read(r, s, source_fields, item, "a source", r->data_root, NULL));
-        Result checked = data_check(s);
-        if (failed(checked)) return fail_in(checked, "line %zu", line_of(item));
+        if (strcmp(s->kind, "stories") && strcmp(s->kind, "lines") && strcmp(s->kind, "pairs"))
+            return fail(FAIL_DATA, "line %zu: kind must be stories, lines or pairs, not '%s'", line_of(item), s->kind);
     }
     return OK;
 }

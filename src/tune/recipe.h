@@ -11,6 +11,7 @@ typedef enum { RECIPE_TRAIN, RECIPE_TUNE } RecipeKind;
 
 typedef enum { METHOD_LORA, METHOD_STANDARD } TuneMethod;
 typedef enum { KEEP_LAST, KEEP_BEST } KeepKind;
+typedef enum { PRECISION_F32, PRECISION_BF16 } PrecisionKind;
 // DEFAULT: by attention where heads are merged, by importance where they are pruned
 typedef enum {
     HEADS_BY_DEFAULT, HEADS_BY_ATTENTION, HEADS_BY_WEIGHTS, HEADS_BY_ADJACENT, HEADS_BY_RANDOM, HEADS_BY_IMPORTANCE, HEADS_BY_OUTPUT
@@ -54,6 +55,7 @@ typedef struct Recipe {
     double epochs;                             // 0: `steps` counts
     double learning_rate, min_ratio, weight_decay, clip, beta1, beta2, epsilon, init_std;
     const char *dtype;                         // "F32" or "BF16"
+    uint32_t precision;                        // of products in training, a PrecisionKind
     uint32_t keep, patience;                   // a KeepKind; evaluations without a better one that end the run, 0: none do
     // of tune:
     const char *preset;                        // NULL: none

@@ -70,7 +70,7 @@ static Result whole_run(WholeRun *run, Model *old, const char *path, const Train
     if (r->init) weights_copy(values, &run->model, old);
     else params_init_model(&run->model, values, r->init_std, r->seed);
     rope_table(rope, c, r->context);
-    Net net = {.model = &run->model, .rope = rope};
+    Net net = {.model = &run->model, .rope = rope, .bf16 = r->precision == PRECISION_BF16};
     TrainJob job = {.recipe = r, .options = o, .net = &net, .params = &p, .values = values, .tokenizer = run->tokenizer,
                     .save = model_write, .ctx = run};
     return train_loop(&job);

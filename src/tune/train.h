@@ -81,6 +81,7 @@ typedef struct Net {
      * max(0, |largest score - bound| - row_slack)^2 added, as if each learned row lost as much. */
     float row_weight, row_slack;
     float dropout;                             // share of the factors' inputs that is dropped in samples with noise
+    bool bf16;                                 // products with weights from `first` up are of bf16 where gradients are computed
 } Net;
 
 /* Scratch of one thread for packs of up to `rows` rows. */

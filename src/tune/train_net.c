@@ -153,18 +153,23 @@ static const float *factor_input(const Net *n, const NetScratch *s, uint32_t lay
     return s->dropped;
 }
 
+static unsigned linear_how(const Net *n, bool add)
+{
+    return (add ? LINEAR_ADD : 0) | (n->bf16 ? LINEAR_BF16 : 0);
+}
+
 /* out (rows, n) = or += in W^T + (scale in A^T) B^T. */
 static void project(const Net *n, const NetScratch *s, const LayerActs *acts, uint32_t layer, MatrixKind m, float *out, const float *in,
                     const Pack *p, bool accumulate)
 {
     const ModelConfig *c = &n->model->config;
     size_t outs = matrix_rows(c, m), ins = matrix_cols(c, m);
-    linear_forward(out, in, n->model->layer[layer].mat[m], p->rows, outs, ins, accumulate);
+    linear_forward(out, in, n->model->layer[layer].mat[m], p->rows, outs, ins, linear_how(n, accumulate));
     const LoraPair *pair = pair_of(n, layer, m);
     if (!pair) return;
-    linear_forward(acts->low[m], factor_input(n, s, layer, m, in, p), pair->a, p->rows, pair->rank, ins, false);
+    linear_forward(acts->low[m], factor_input(n, s, layer, m, in, p), pair->a, p->rows, pair->rank, ins, linear_how(n, false));
     vector_scale(acts->low[m], pair->scale, p->rows * pair->rank);
-    linear_forward(out, acts->low[m], pair->b, p->rows, outs, pair->rank, true);
+    linear_forward(out, acts->low[m], pair->b, p->rows, outs, pair->rank, linear_how(n, true));
 }
 
 /* d_in = or += the gradient through W and the factors (NULL: nobody needs it). */
@@ -173,17 +178,17 @@ static void project_backward(const Net *n, NetScratch *s, uint32_t layer, Matrix
 {
     const ModelConfig *c = &n->model->config;
     size_t outs = matrix_rows(c, m), ins = matrix_cols(c, m);
-    linear_backward(d_in, g->mat[m], d_out, in, n->model->layer[layer].mat[m], p->rows, outs, ins, accumulate);
+    linear_backward(d_in, g->mat[m], d_out, in, n->model->layer[layer].mat[m], p->rows, outs, ins, linear_how(n, accumulate));
     const LoraPair *pair = pair_of(n, layer, m);
     if (!pair) return;
     const float *dropped = factor_input(n, s, layer, m, in, p);
-    linear_backward(s->d_low, g->b[m], d_out, s->layer[layer].low[m], pair->b, p->rows, outs, pair->rank, false);
+    linear_backward(s->d_low, g->b[m], d_out, s->layer[layer].low[m], pair->b, p->rows, outs, pair->rank, linear_how(n, false));
     vector_scale(s->d_low, pair->scale, p->rows * pair->rank);
     if (!s->dropped) {
-        linear_backward(d_in, g->a[m], s->d_low, in, pair->a, p->rows, pair->rank, ins, true);
+        linear_backward(d_in, g->a[m], s->d_low, in, pair->a, p->rows, pair->rank, ins, linear_how(n, true));
         return;
     }
-    linear_backward(d_in ? s->d_dropped : NULL, g->a[m], s->d_low, dropped, pair->a, p->rows, pair->rank, ins, false);
+    linear_backward(d_in ? s->d_dropped : NULL, g->a[m], s->d_low, dropped, pair->a, p->rows, pair->rank, ins, linear_how(n, false));
     if (d_in) dropout_add(d_in, s->d_dropped, p, (uint64_t)layer * MAT_COUNT + m, ins, n->dropout);
 }
 
@@ -308,11 +313,13 @@ static void head_chunk(const Net *n, NetScratch *s, const int32_t *target, size_
 {
     const ModelConfig *c = &n->model->config;
     const float *in = s->top_norm + begin * c->width;
-    linear_forward(s->logits, in, n->model->head, count, c->vocab, c->width, false);
+    linear_forward(s->logits, in, n->model->head, count, c->vocab, c->width, linear_how(n, false));
     float *taught = o->logits > 0 ? teacher_logits(o->teacher, begin, count) : NULL;
     for (size_t i = 0; i < count; i++)
         head_row(s, s->logits + i * c->vocab, taught ? taught + i * c->vocab : NULL, c->vocab, target[i], o, sum);
-    if (g) linear_backward(s->d_top_norm + begin * c->width, g->head, s->logits, in, n->model->head, count, c->vocab, c->width, false);
+    if (g)
+        linear_backward(s->d_top_norm + begin * c->width, g->head, s->logits, in, n->model->head, count, c->vocab, c->width,
+                        linear_how(n, false));
 }
 
 size_t rows_learned(float *out, const float *x, const Pack *p, size_t width)
@@ -362,8 +369,10 @@ void net_embed(const Model *m, float *x, const int32_t *tokens, size_t rows)
 void net_forward(const Net *n, NetScratch *s, uint32_t layer, float *out, const float *in, const Pack *p)
 {
     LayerActs acts = s->below;
+    Net exact = *n;
+    exact.bf16 = false;                        // whoever keeps the results gets the same ones with gradients and without
     acts.x = (float *)(uintptr_t)in;           // a forward pass reads it only
-    layer_forward(n, s, &acts, layer, out, p);
+    layer_forward(&exact, s, &acts, layer, out, p);
 }
 
 void net_cut(const Net *n, NetScratch *s, float *out, const int32_t *tokens, size_t rows)
@@ -393,8 +402,10 @@ static float *residual_after(const Net *n, NetScratch *s, uint32_t layer)
     return layer + 1 == n->model->config.layers ? s->x : s->layer[layer + 1].x;
 }
 
-Losses net_learn(const Net *n, NetScratch *s, const Pack *p, const Objective *o, const Grads *grads)
+Losses net_learn(const Net *net, NetScratch *s, const Pack *p, const Objective *o, const Grads *grads)
 {
+    Net run = *net, *n = &run;
+    run.bf16 = net->bf16 && grads;
     const ModelConfig *c = &n->model->config;
     Losses sum = {0};
     ASSERT(p->rows <= s->rows && (o->teacher || (o->logits <= 0 && o->hidden <= 0)));

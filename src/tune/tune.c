@@ -14,7 +14,6 @@ typedef struct TuneRun {
     Adapter adapter;                           // method lora: its factors are
     Model teacher, teacher_base;               // the second where the first is merged from it and an adapter
     Variant variant;
-    const char *template;                      // what use puts around a user's text, as the data did; or NULL
     Tokenizer *tokenizer;
     Arena arena;
 } TuneRun;
@@ -40,7 +39,6 @@ static Result extras_write(const TuneRun *run)
     Json *root = json_new_object();
     Arena a;
     arena_init(&a, false);
-    if (run->template) json_put(root, "template", json_of_text(run->template));
     if (variant_changes(&run->variant)) json_put(root, "variant", variant_json(&run->variant, &run->base.config));
     if (run->recipe.method == METHOD_LORA) factors_note(root, &run->adapter);
     Result r = json_count(root) ? json_write(root, arena_format(&a, "%s/marill.json", run->recipe.result)) : OK;
@@ -143,12 +141,12 @@ static Result tuning_run(TuneRun *run, const char *path, const TrainOptions *o)
     if (r->context > c->context) return fail(FAIL_DATA, "context %u is more than the %u of %s", r->context, c->context, r->base);
     if (tokenizer_vocab(run->tokenizer) > c->vocab)
         return fail(FAIL_DATA, "%s has %u tokens, the model room for %u", r->tokenizer, tokenizer_vocab(run->tokenizer), c->vocab);
-    GUARD(data_form(&run->template, r->sources, r->source_count, &run->arena));
     GUARD(teacher_load(run));
     GUARD(form_make(&run->variant, r, &run->base, net.first, run->tokenizer, &run->arena));
     float *rope = arena_new(&run->arena, float, (size_t)r->context * c->head_dim);
     rope_table(rope, c, r->context);
     net.rope = rope;
+    net.bf16 = r->precision == PRECISION_BF16;
     if (variant_changes(&run->variant)) net.variant = &run->variant;
     if (run->variant.row_bound) net.row_weight = (float)r->form.row_bound_weight, net.row_slack = (float)r->form.row_bound;
     float *values = parameters_make(run, &p, &net);
