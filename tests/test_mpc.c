@@ -61,16 +61,19 @@ static void pinned(Party *p)
     for (size_t i = 0; i < 5 * COLS; i++) a[i] = (int32_t)hash_real(i, 500);
     for (size_t i = 0; i < 7 * 5; i++) b[i] = (int32_t)hash_real(i + 77, 500);
     Pinned *pa = pinned_new(e, &p->session, "a", 5, COLS, 50, 8, a), *pb = pinned_new(e, &p->session, "b", 7, 5, 40, 8, b);
-    Pinned *pc = pinned_new(e, &p->session, "c", 5, COLS, 40, 8, a);
-    party_pin(p, pa), party_pin(p, pb), party_pin(p, pc);
+    Pinned *pc = pinned_new(e, &p->session, "c", 5, COLS, 40, 8, a), *pd = pinned_new(e, &p->session, "d", 7, 2, 34, 8, b);
+    party_pin(p, pa), party_pin(p, pb), party_pin(p, pc), party_pin(p, pd);
     party_begin(p, ROWS, 0);
     Wire x = input(p, COLS, 50, 10, a60), y = wire_narrow(x, 40);
-    Pinning *g = pinned_send(e, x, pa), *h = pinned_send_after(e, pinned_send(e, x, pa), 40, 12, pb);
+    Pinning *g = pinned_send(e, x, pa), *h = pinned_send_after(e, pinned_send(e, x, pa), 0, 40, 12, pb);
     Opened *o = wire_open(e, y);
+    Pinning *i = pinned_after_open(e, o, pc), *j = pinned_send_after(e, i, 0, 34, 12, pd), *k = pinned_send_after(e, i, 3, 34, 12, pd);
     CHECK_OK(engine_exchange(e, "x"));
     party_record(p, pinned_take(e, g));
     party_record(p, pinned_take(e, h));
     party_record(p, pinned_open(e, o, pc));
+    party_record(p, pinned_take(e, i));
+    party_record(p, pinned_take(e, j)), party_record(p, pinned_take(e, k));
     CHECK_OK(engine_end(e));
 }
 
@@ -85,7 +88,16 @@ TEST(pinned_matrices)
             for (size_t j = 0; j < COLS; j++) y += trunc(hash_real(i * COLS + j, 500)) / 256 * rint(a60(r * COLS + j) * 1024) / 1024;
             CHECK_NEAR(y, record_value(&party[ROLE_CLEAR], 0, r * 5 + i, 18), 1e-9);
             CHECK_NEAR(y, record_value(&party[ROLE_CLEAR], 2, r * 5 + i, 18), 1e-9);
+            CHECK_NEAR(y, record_value(&party[ROLE_CLEAR], 3, r * 5 + i, 18), 1e-9);
         }
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t i = 0; i < 7; i++)                         // of columns 0, 1 and of 3, 4 of the product
+            for (size_t part = 0; part < 2; part++) {
+                double z = 0;
+                for (size_t j = 0; j < 2; j++)
+                    z += trunc(hash_real(i * 2 + j + 77, 500)) / 256 * record_value(&party[ROLE_CLEAR], 3, r * 5 + 3 * part + j, 18);
+                CHECK_NEAR(z, record_value(&party[ROLE_CLEAR], 4 + part, r * 7 + i, 20), 4.0 / 4096);
+            }
     parties_end(party);
 }
 

@@ -1,6 +1,7 @@
 /* plan.c - predicting what a prompt and a token cost: bytes and exchanges exactly, as COUNT counts them; seconds from the same
  * counts and from what this machine is seen to do in a second or two (forecast.c). */
 #include "app/forecast.h"
+#include "app/synthetic.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@ const char plan_usage[] =
     "  --frozen F                   layers that the client runs by itself; a fraction if below 1\n"
     "  --rank R                     of the private factors of a shape; without it all weights are private\n"
     "  --merge M                    heads of a shape that share one softmax (1)\n"
+    "  --constant-norms             of a shape: tuning holds its norms at constants\n"
     "  --prefer exchanges|bytes     --private layers|lora        of a folder (those of its plan)\n"
     "  --context N                  positions (128 of a shape); half of them are the prompt\n"
     "  --bytes                      of a shape: public weights of 8 bits with a scale of each row, instead of 16\n"
@@ -24,6 +26,7 @@ typedef struct PlanArgs {
     uint64_t rank, context, merge;
     double frozen;
     bool json, bytes;
+    Change change;
     PlanWish wish;
 } PlanArgs;
 
@@ -122,13 +125,19 @@ static Result shape_plan(Plan *out, ModelConfig *c, const PlanArgs *k, const Opt
     if (o.context > c->context) return fail(FAIL_USE, "--context %u is more than the %u of %s", o.context, c->context, k->shape);
     if (option_given(options, "--frozen")) GUARD(frozen_count(&o.frozen, k->frozen, c->layers));
     if (c->arch == ARCH_LLAMA) o.weight_bits = 8;              // a base of that size is used quantised
-    return plan_assume(out, c, &o, o.private_part == PRIVATE_LORA ? (uint32_t)k->rank : 0);
+    Arena a;
+    arena_init(&a, false);
+    synthetic_variant(&o.variant, &k->change, c, &a);
+    Result r = plan_assume(out, c, &o, o.private_part == PRIVATE_LORA ? (uint32_t)k->rank : 0);
+    arena_free(&a);
+    return r;
 }
 
 static Result folder_plan(Plan *out, ModelConfig *c, const PlanArgs *k)
 {
     const char *path;
     if (k->rank) return fail(FAIL_USE, "--rank is for shapes: a folder's adapter has its own");
+    if (k->change.norms) return fail(FAIL_USE, "--constant-norms is for shapes: marill.json says what a folder's norms are held at");
     if (k->merge != 1) return fail(FAIL_USE, "--merge is for shapes: a folder's plan has its own groups of heads");
     GUARD(config_read(c, k->model));
     GUARD(plan_settle(&path, &k->wish));
@@ -154,6 +163,7 @@ Result plan_command(int argc, char **argv)
         OPTION("--rank", OPT_UINT, &k.rank, .min = 1, .max = 4096),
         OPTION("--merge", OPT_UINT, &k.merge, .min = 1, .max = 1024),
         OPTION("--context", OPT_UINT, &k.context, .min = 2, .max = 1 << 17),
+        OPTION("--constant-norms", OPT_FLAG, &k.change.norms),
         OPTION("--bytes", OPT_FLAG, &k.bytes),
         OPTION("--net", OPT_TEXT, &k.net),
         OPTION("--json", OPT_FLAG, &k.json),

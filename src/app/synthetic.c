@@ -46,6 +46,13 @@ void synthetic_factors(Adapter *a, const Plan *p, const ModelConfig *c, uint64_t
     }
 }
 
+void synthetic_variant(Variant *v, const Change *k, const ModelConfig *c, Arena *a)
+{
+    float *norm = arena_new(a, float, 2 * (size_t)c->layers);
+    for (size_t i = 0; i < 2 * (size_t)c->layers; i++) norm[i] = 1;
+    if (k->norms) v->norm = norm, v->norm_mix = 1;
+}
+
 /* Keys and values of a past that nobody computed, the same in every layer: each layer masks them for itself. */
 static void past_make(KnownPrefix *out, const Plan *p, const ModelConfig *c, uint64_t seed, Arena *a)
 {

@@ -83,7 +83,7 @@ static void see_squares(Watcher *w, const float *x, size_t rows)
     double *high = final ? &s->square_high : l ? &l->square_high[w->half] : NULL;
     for (size_t r = 0; r < rows; r++) {
         double v = (double)x[r] + (double)c->norm_eps;
-        w->rms[r] = sqrt(v);
+        w->rms[r] = w->p->norm && !final ? 1 : sqrt(v);         // what a held norm multiplies by is in x already
         if (!low || r < w->known) continue;
         *low = fmin(*low, v), *high = fmax(*high, v);
     }

@@ -180,6 +180,37 @@ static void check_lean(Check *k, const LayerPlan *l, const NormPlan *n, const No
     need_range(k, n->low_rank_normed, l->range.low_rank[half] + inverse, 1, "low-rank values / rms");
 }
 
+/* What is looked at is x times the constant's power of two. */
+static void check_held(Check *k, const LayerPlan *l, const NormPlan *n, const NormRings *r, int half, bool adapted)
+{
+    const Plan *p = k->p;
+    bool private = p->private_part == PRIVATE_LAYERS;
+    MatrixKind kind[GROUP_MOST];
+    unsigned count = group_kinds(p->arch, half, kind);
+    int fa = private_f(p, (uint32_t)(l - p->layer), kind[0]);
+    need_to(k, (int)l->residual.n, (int)l->residual.f + r->shift, n->normed, "x of a held norm");
+    need_range(k, n->normed, l->range.residual - r->shift, r->normed_opened ? 2 : 1, "x of a held norm");
+    if (private) need(k, is_ring(r->pinned_a) && (r->normed_opened || (int)n->normed.n == r->pinned_a), "ring of the private matrix");
+    for (unsigned i = 0; i < count; i++) {
+        Out o = out_of(l, kind[i]);
+        bool lifted = r->y_opened && p->adapted[kind[i]];
+        Width sum = {(unsigned)(r->room[i] > 0 ? r->room[i] : 0) + n->product.f, n->product.f};
+        need(k, (int)n->product.f + o.turned >= (int)o.to.f, "fraction bits of the sum");
+        if (lifted) {
+            need_range(k, n->product, l->range.product[half], 2, "product");
+            need(k, is_ring((int)sum.n), "lifted product");
+            sum = n->product;
+        }
+        int weight = private ? fa + r->extra[i] : (int)l->weight_f[kind[i]];
+        need_to(k, private ? r->pinned_a : r->lift, (int)n->normed.f + weight, sum, "product");
+        if (adapted && p->adapted[kind[i]]) need_to(k, r->pinned_b, (int)n->low_rank.f + fa, sum, "low-rank product");
+    }
+    if (!adapted) return;
+    need_to(k, r->pinned_a, (int)n->normed.f + fa, n->low_rank, "low-rank values");
+    need_range(k, n->low_rank, l->range.low_rank[half], r->z_opened ? 2 : 1, "low-rank values");
+    if (r->z_opened) need(k, n->low_rank_normed.f == n->low_rank.f, "lifted low-rank values");
+}
+
 static void check_half(Check *k, const LayerPlan *l, const LayerRings *rings, int half)
 {
     const Plan *p = k->p;
@@ -187,11 +218,12 @@ static void check_half(Check *k, const LayerPlan *l, const LayerRings *rings, in
     MatrixKind kind[GROUP_MOST];
     bool adapted = false;
     for (unsigned i = 0; i < group_kinds(p->arch, half, kind); i++) adapted |= p->private_part == PRIVATE_LORA && p->adapted[kind[i]];
-    need_squares(k, &n->rsqrt, n->sum, l->residual.f);
+    if (!p->norm) need_squares(k, &n->rsqrt, n->sum, l->residual.f);
     for (unsigned i = 1; i < group_kinds(p->arch, half, kind); i++)
         need(k, p->private_part == PRIVATE_LORA || l->weight_f[kind[i]] == l->weight_f[kind[0]], "fraction bits of stacked matrices");
     if (k->wrong) return;
-    if (p->prefer == PREFER_EXCHANGES) check_fold(k, l, n, &rings->norm[half], half, adapted);
+    if (p->norm) check_held(k, l, n, &rings->norm[half], half, adapted);
+    else if (p->prefer == PREFER_EXCHANGES) check_fold(k, l, n, &rings->norm[half], half, adapted);
     else check_lean(k, l, n, &rings->norm[half], half, adapted);
 }
 
@@ -269,7 +301,7 @@ static void check_hidden(Check *k, const LayerPlan *l, const LayerRings *r)
     need_range(k, l->hidden, l->range.gate + l->range.up, 1, "hidden");
 }
 
-static bool fraction_fits(const Plan *p, unsigned f) { return p->weight_bits == 8 ? f == QUANT_F : f <= 15; }
+static bool fraction_fits(const Plan *p, unsigned f, MatrixKind m) { return p->weight_bits == 8 ? f == quant_fraction(p, m) : f <= 15; }
 
 static void check_layer(Check *k, uint32_t layer)
 {
@@ -282,7 +314,7 @@ static void check_layer(Check *k, uint32_t layer)
     Width next = layer + 1 < p->layers ? p->layer[layer + 1].residual : p->final_residual;
     need(k, l->residual.n >= next.n && l->residual.f == next.f, "residual");
     for (MatrixKind m = 0; m < MAT_COUNT; m++)
-        need(k, p->private_part == PRIVATE_LAYERS ? l->weight_f[m] <= 24 : fraction_fits(p, l->weight_f[m]), "fraction bits of weights");
+        need(k, p->private_part == PRIVATE_LAYERS ? l->weight_f[m] <= 24 : fraction_fits(p, l->weight_f[m], m), "fraction bits of weights");
     check_half(k, l, &r, ATTN);
     check_attention(k, l, &r);
     check_out(k, l, &r.out, MAT_O, l->attention.f, l->low_rank_out, "output projection");
@@ -302,7 +334,7 @@ static void check_head(Check *k)
     need_to(k, final_times(p), (int)p->final_residual.f + lookup_f(&p->final_norm), p->final, "normalised x");
     need_to(k, (int)p->final.n, (int)(p->final.f + p->head_f), p->logit, "logits");
     need_range(k, p->logit, p->logit_range, 1, "logits");
-    need(k, fraction_fits(p, p->head_f) && p->logit_drop >= 1 && p->logit_drop <= p->logit.f && p->logit_drop + 1 < p->logit.n, "logits");
+    need(k, fraction_fits(p, p->head_f, MAT_COUNT) && p->logit_drop >= 1 && p->logit_drop <= p->logit.f && p->logit_drop + 1 < p->logit.n, "logits");
 }
 
 static void check_memory(Check *k)
@@ -335,6 +367,7 @@ static void check_shape(Check *k)
     need(k, p->weight_bits == 8 || p->weight_bits == 16, "bits of public weights");
     need(k, c->head_dim % 2 == 0 && c->heads % c->kv_heads == 0, "heads");
     if (failed(head_groups_check(&p->heads, c, p->layers)) || head_groups_pruned(&p->heads, c)) need(k, false, "merged heads");
+    if (failed(held_norms_check(p->norm, p->layers))) need(k, false, "held norms");
 }
 
 Result plan_check(const Plan *p, const ModelConfig *c)

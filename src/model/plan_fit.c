@@ -146,11 +146,24 @@ static bool half_adapted(const Fit *f, int half)
     return false;
 }
 
-/* Ring bits above the scale that the residual needs in this layer: to be lifted, and for what is computed on it open. */
-static int residual_room(const Fit *f, const LayerRange *r)
+/* The same behind a held norm: of x as it is sent to S, or opened with low-rank values behind it. */
+static int held_room(const Fit *f, const LayerRange *r, int half)
 {
-    int room = r->residual + 2, fa = (int)f->p->adapter_f;
+    int fa = (int)f->p->adapter_f, ffn = most(r->gate + 1, f->gpt2 ? 0 : r->up + 2);
+    if (f->private) return half == ATTN ? 0 : ffn + fa;
+    if (!half_adapted(f, half)) return 0;
+    if (half == FFN) return ffn + 2 * fa;
+    return f->lean ? r->low_rank[half] + 2 + fa : r->product[half] + 2 + 2 * fa;
+}
+
+/* Ring bits above the scale that the residual needs in this layer: to be lifted, and for what is computed on it open. */
+static int residual_room(const Fit *f, const LayerRange *r, uint32_t layer)
+{
+    int room = r->residual + 2, fa = (int)f->p->adapter_f, shift;
     for (int half = 0; half < HALVES; half++) {
+        norm_mantissa(f->p, layer, half, &shift);
+        if (f->p->norm) room = most(room, held_room(f, r, half) + shift);
+        if (f->p->norm) continue;
         if (f->private && !f->lean) room = most(room, r->product[half] + 2 + fa);
         if (half_adapted(f, half)) room = most(room, f->lean ? r->low_rank[half] + 2 + fa : r->product[half] + 2 + 2 * fa);
     }
@@ -171,7 +184,7 @@ static int hidden_left(const Fit *f)
 {
     int room = f->p->final_range + 2, left = 64;
     for (uint32_t l = f->p->layers; l-- > 0;) {
-        room = most(room, residual_room(f, &f->p->layer[l].range));
+        room = most(room, residual_room(f, &f->p->layer[l].range, l));
         f->p->layer[l].residual = width(room + f->fx, f->fx);
         left = least(left, 64 - room - down_cost(f));
     }
@@ -213,12 +226,39 @@ static void fit_range(const Fit *f, LayerRange *r, const LayerSeen *s, double ne
 
 static int score_cells(const LayerSeen *s) { return most(4, bits_of(s->score * 1.25 + 2, 1)); }
 
+/* Widths behind a held norm, from the fraction bits y of the sums and x of x times the constant. */
+static void fit_held(const Fit *f, LayerPlan *l, int half, int y, int x)
+{
+    NormPlan *n = half == ATTN ? &l->attn : &l->ffn;
+    uint32_t layer = (uint32_t)(l - f->p->layer);
+    LayerRings r;
+    const NormRings *q = &r.norm[half];
+    int fa = (int)f->p->adapter_f, fz = 12, shift;
+    norm_mantissa(f->p, layer, half, &shift);
+    x = least(x, (int)l->residual.f + shift);
+    *n = (NormPlan){.product = width(0, 14), .normed = width(l->range.residual - shift + 2 + x, x)};
+    layer_rings(&r, f->p, layer);
+    if (f->private && !q->normed_opened) n->normed.n = (unsigned)most(0, q->pinned_a);
+    if (!half_adapted(f, half)) return;
+    if (q->y_opened) n->product = width(l->range.product[half] + 2 + y, y);
+    n->low_rank = width((q->y_opened ? above(n->product) : q->most) + fz + fa, fz);
+    if (q->z_opened) {
+        n->low_rank_normed = n->low_rank;
+        n->low_rank.n = (unsigned)(l->range.low_rank[half] + 2 + fz);
+    }
+    n->normed.n = (unsigned)most((int)n->normed.n, (int)n->low_rank.n + x + fa - fz);
+}
+
 /* Norm widths of one half, from the fraction bits y (fold: of y; lean: of z) and x (lean: of x / rms). */
 static void fit_norm(const Fit *f, LayerPlan *l, int half, int y, int x)
 {
     NormPlan *n = half == ATTN ? &l->attn : &l->ffn;
     LayerRings r;
     int fa = (int)f->p->adapter_f, fz = 12;
+    if (f->p->norm) {
+        fit_held(f, l, half, y, x);
+        return;
+    }
     if (!f->lean) {
         n->product = width(l->range.product[half] + 2 + y, y);
         n->low_rank = half_adapted(f, half) ? width(l->range.product[half] + 2 + fz + fa, fz) : (Width){0, 0};
@@ -258,8 +298,8 @@ static int knob_pick(const NormRings *r, bool lean, const int knob[KNOBS], const
 {
     bool values = r->room[2] == r->most;       // else queries (as long as keys have fewer bits) or keys
     bool low_rank = r->times_low_rank > 64, entry = r->lift > 64 || r->pinned_a > 64;
-    bool helps[KNOBS] = {!values, !lean || low_rank, !values && r->room[1] == r->most, !values && r->room[0] == r->most,
-                         lean && entry && !low_rank, values};
+    bool sum = r->held ? r->times > 64 : !lean || low_rank, x = r->held ? entry : lean && entry && !low_rank;
+    bool helps[KNOBS] = {!values, sum, !values && r->room[1] == r->most, !values && r->room[0] == r->most, x, values};
     int pick = KNOBS;
     for (int k = 0; k < KNOBS; k++)
         if (helps[k] && knob[k] > low[k] && (pick == KNOBS || knob[k] - low[k] > knob[pick] - low[pick])) pick = k;
@@ -324,15 +364,17 @@ static void fit_weights(const Fit *f, LayerPlan *l, uint32_t layer)
 {
     for (MatrixKind k = 0; k < MAT_COUNT; k++) {
         if (f->private) {
-            l->weight_f[k] = f->gpt2 && (k == MAT_DOWN || (f->lean && (k == MAT_GATE || k == MAT_O))) ? 15 : f->p->adapter_f;
+            bool fine = f->lean && (k == MAT_O || (k == MAT_GATE && !f->p->norm));
+            l->weight_f[k] = f->gpt2 && (k == MAT_DOWN || fine) ? 15 : f->p->adapter_f;
             continue;
         }
         if (f->p->weight_bits == 8) {
-            l->weight_f[k] = QUANT_F;
+            l->weight_f[k] = quant_fraction(f->p, k);
             continue;
         }
-        int cap = k == MAT_O ? 64 - above(l->residual) - 12 : k == MAT_DOWN ? 15 : f->lean ? 14 : 64 - f->fx - 20;
-        l->weight_f[k] = weight_fraction(f->m ? public_largest(f->m, f->p->frozen + layer, k) : assumed_weight, most(cap, 12));
+        int cap = k == MAT_O ? 64 - above(l->residual) - 12 : k == MAT_DOWN ? 15 : f->lean || f->p->norm ? 14 : 64 - f->fx - 20;
+        double largest = f->m ? public_largest(f->m, f->p->frozen + layer, k) : assumed_weight;
+        l->weight_f[k] = weight_fraction(largest * norm_mantissa(f->p, layer, kind_half(k), NULL), most(cap, 12));
     }
 }
 
@@ -381,7 +423,7 @@ static CHECKED Result fit_layer(const Fit *f, uint32_t layer)
 {
     LayerPlan *l = &f->p->layer[layer];
     const LayerSeen *s = &f->seen->layer[layer];
-    for (int h = 0; h < HALVES; h++) {
+    for (int h = 0; h < HALVES && !f->p->norm; h++) {
         NormPlan *n = h == ATTN ? &l->attn : &l->ffn;
         n->rsqrt = rsqrt_spec(f->c, s->square_low[h], s->square_high[h], f->start.inverse + (f->lean ? guard_bits : 0), f->start.inverse_spare);
         n->sum = sum_ring(f, &n->rsqrt);
@@ -413,11 +455,13 @@ static void fit_head(const Fit *f)
     p->final = width(p->logit_range + 1 + (int)p->head_f + normed, normed);
 }
 
-/* A residual that is small somewhere needs more fraction bits: 2^-12 of an rms of 1/4, up to 16 bits. */
-static int residual_fraction(const PlanSeen *s, uint32_t layers, int start)
+/* A residual that is small somewhere needs more fraction bits: 2^-12 of an rms of 1/4, up to 16 bits. A held norm says what it takes
+ * the rms to be. */
+static int residual_fraction(const Plan *p, const PlanSeen *s, int start)
 {
     double low = s->square_low;
-    for (uint32_t l = 0; l < layers; l++) low = fmin(low, fmin(s->layer[l].square_low[ATTN], s->layer[l].square_low[FFN]));
+    for (uint32_t i = 0; i < p->layers * HALVES; i++)
+        low = fmin(low, p->norm ? pow((double)p->norm[i], -2) : s->layer[i / HALVES].square_low[i % HALVES]);
     return clamp(start - (int)floor(log2(fmax(low, 1e-12)) / 2), least(start + 3, 12), 16);
 }
 
@@ -426,7 +470,7 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model
     Fit f = {.p = p, .seen = seen, .c = c, .m = m, .private = p->private_part == PRIVATE_LAYERS,
              .lean = p->prefer == PREFER_BYTES, .gpt2 = c->arch == ARCH_GPT2};
     f.start = f.gpt2 ? start_gpt2(f.lean) : start_llama(f.lean, f.private);
-    f.fx = residual_fraction(seen, p->layers, f.start.residual);
+    f.fx = residual_fraction(p, seen, f.start.residual);
     for (f.context_bits = 1; UINT64_C(1) << f.context_bits < p->context; f.context_bits++) {}
     p->final_range = residual_bits(c, seen->residual, seen->square_high);
     for (uint32_t l = 0; l < p->layers; l++)
@@ -443,14 +487,17 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model
     return OK;
 }
 
-Variant plan_variant(const Plan *p) { return (Variant){.first = p->frozen, .heads = p->heads}; }
+Variant plan_variant(const Plan *p)
+{
+    return (Variant){.first = p->frozen, .heads = p->heads, .norm = p->norm, .norm_mix = p->norm ? 1 : 0};
+}
 
 /* What the secure layers cannot do. */
 static CHECKED Result variant_refuse(const Variant *v, const ModelConfig *c)
 {
     const char *what = head_groups_pruned(&v->heads, c) ? "pruned heads" : v->activation ? "another activation"
                        : v->softmax ? "another softmax" : v->side_by_side ? "attention and feed-forward side by side"
-                       : v->norm && v->norm_mix > 0 ? "norms held at a constant" : NULL;
+                       : v->norm && v->norm_mix > 0 && v->norm_mix < 1 ? "norms on the way to a constant" : NULL;
     if (!what && v->score_scale != 0 && v->score_scale != 1) what = "another scale of the scores";
     return what ? fail(FAIL_USE, "the secure layers cannot run this variant yet: it has %s", what) : OK;
 }
@@ -465,6 +512,22 @@ static CHECKED Result heads_begin(Plan *out, const HeadGroups *g, const ModelCon
     uint32_t *order = g->order ? arena_new(&out->arena, uint32_t, len) : NULL;
     if (order) memcpy(order, g->order, len * sizeof *order);
     out->heads.order = order;
+    return OK;
+}
+
+/* A member of the variant with `columns` numbers a layer, in the plan's own memory. */
+static const float *numbers_keep(Plan *p, const float *x, size_t columns)
+{
+    float *own = x ? arena_new(&p->arena, float, p->layers * columns) : NULL;
+    if (own) memcpy(own, x, p->layers * columns * sizeof *own);
+    return own;
+}
+
+static CHECKED Result norms_begin(Plan *out, const Variant *v)
+{
+    if (!v->norm || v->norm_mix == 0) return OK;
+    GUARD(held_norms_check(v->norm, out->layers));
+    out->norm = numbers_keep(out, v->norm, HALVES);
     return OK;
 }
 
@@ -484,6 +547,7 @@ Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
     out->known += o->prefix_len;
     out->query_bits = o->private_part == PRIVATE_LAYERS ? square_bits(c->head_dim) / 2 : 0;
     GUARD(variant_refuse(&o->variant, c));
+    GUARD(norms_begin(out, &o->variant));
     return heads_begin(out, &o->variant.heads, c);
 }
 

@@ -140,7 +140,7 @@ static Json *field_json(const Field *f, const void *at)
 /* Left out of the text where they are zero, as in every plan of a model that does without them. */
 static bool field_spare(const Field *f)
 {
-    static const char *const names[] = {"architecture", "merge", "query_bits", "rsqrt_fine"};
+    static const char *const names[] = {"architecture", "merge", "query_bits", "rsqrt", "rsqrt_fine"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i], f->name)) return true;
     return false;
@@ -175,6 +175,7 @@ void plan_json(const Plan *p, Buffer *out)
         json_put(o, "known_tokens", known);
     }
     if (p->heads.order) json_put(o, "head_groups", head_groups_json(&p->heads, p->layers));
+    if (p->norm) json_put(o, "norm", rows_json(p->norm, p->layers, HALVES));
     json_print(out, o, 1, 17);
     buffer_u8(out, '\n');
     json_free(o);
@@ -242,7 +243,7 @@ static const Field *field_find(const Field *fields, const char *name)
 /* Members of a plan that stand in no table. */
 static bool field_beside(const char *key)
 {
-    static const char *const names[] = {"format", "layers", "known_tokens", "head_groups"};
+    static const char *const names[] = {"format", "layers", "known_tokens", "head_groups", "norm"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i], key)) return true;
     return false;
@@ -287,10 +288,11 @@ static CHECKED Result plan_read(Plan *out, const Json *o)
     GUARD(json_get_text(&format, o, "format"));
     if (strcmp(format, format_name) != 0) return fail(FAIL_DATA, "format is '%s', not '%s'", format, format_name);
     const Json *known = json_find(o, "known_tokens"), *groups = json_find(o, "head_groups");
-    GUARD(struct_read(plan_fields, out, o, 2 + (size_t)(known != NULL) + (size_t)(groups != NULL)));
+    GUARD(struct_read(plan_fields, out, o, 2 + (size_t)(known != NULL) + (size_t)(groups != NULL) + (size_t)(json_find(o, "norm") != NULL)));
     if (known) GUARD(known_read(out, known));
     GUARD(json_get_array(&layers, o, "layers", 1024));
     out->layers = (uint32_t)json_count(layers);
+    GUARD(rows_read(&out->norm, o, "norm", out->layers, HALVES, &out->arena));
     uint32_t size = out->heads.size;
     if (groups) GUARD(head_groups_read(&out->heads, groups, out->layers, &out->arena));
     if (groups && out->heads.size != size) return fail(FAIL_DATA, "head_groups: groups of %u heads, merged by %u", out->heads.size, size);

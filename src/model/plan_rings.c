@@ -3,12 +3,32 @@
  * A value that ends in n bits with f fraction bits was computed, at scale g > f, in n - f + g bits: every local shift takes
  * its bits off the ring. So a chain of products needs its fraction bits, added up, on top of what the result keeps; 64 in
  * all. Each line below is one such sum. */
+#include <math.h>
 #include "model/secure_parts.h"
 
 unsigned group_kinds(Arch arch, int half, MatrixKind out[GROUP_MOST])
 {
     if (half == FFN) return out[0] = MAT_GATE, out[1] = MAT_UP, arch == ARCH_GPT2 ? 1 : 2;
     return out[0] = MAT_Q, out[1] = MAT_K, out[2] = MAT_V, 3;
+}
+
+int kind_half(MatrixKind kind)
+{
+    if (kind == MAT_Q || kind == MAT_K || kind == MAT_V) return ATTN;
+    return kind == MAT_GATE || kind == MAT_UP ? FFN : HALVES;
+}
+
+double norm_mantissa(const Plan *p, uint32_t layer, int half, int *shift)
+{
+    int up = 0;
+    double mantissa = p->norm && half < HALVES ? frexp((double)p->norm[HALVES * layer + (uint32_t)half], &up) : 1;
+    if (shift) *shift = -up;
+    return mantissa;
+}
+
+unsigned quant_fraction(const Plan *p, MatrixKind kind)
+{
+    return QUANT_F + (p->norm && kind_half(kind) < HALVES ? 3 : 0);
 }
 
 int lookup_f(const LookupSpec *s) { return (int)(s->f1 + s->fp); }
@@ -73,6 +93,34 @@ static void norm_rings(NormRings *r, const Plan *p, const LayerPlan *l, int half
     }
 }
 
+/* Behind a norm that is held. Low-rank values that meet RoPE's ring are lifted on their way: it has no room for two private
+ * factors on top of x. */
+static void held_rings(NormRings *r, const Plan *p, const LayerPlan *l, int half)
+{
+    const NormPlan *n = half == ATTN ? &l->attn : &l->ffn;
+    MatrixKind kind[GROUP_MOST];
+    unsigned count = group_kinds(p->arch, half, kind);
+    bool private = p->private_part == PRIVATE_LAYERS, lean = p->prefer == PREFER_BYTES, adapted = false;
+    int fa = private_f(p, (uint32_t)(l - p->layer), kind[0]);
+    *r = (NormRings){.held = true, .most = INT32_MIN, .normed_opened = !private || half == ATTN};
+    norm_mantissa(p, (uint32_t)(l - p->layer), half, &r->shift);
+    for (unsigned k = 0; k < count; k++) {
+        r->room[k] = kind_room(l, kind[k]), r->extra[k] = kind[k] == MAT_Q ? (int)p->query_bits : 0;
+        if (r->room[k] + r->extra[k] > r->most) r->most = r->room[k] + r->extra[k];
+        adapted |= !private && p->adapted[kind[k]];
+    }
+    r->y_opened = adapted && half == ATTN && !lean, r->z_opened = adapted && half == ATTN && lean;
+    for (unsigned k = 0; k < count && !private; k++) {
+        int room = r->y_opened && p->adapted[kind[k]] ? above(n->product) : r->room[k];
+        int lift = room + (int)n->normed.f + (int)l->weight_f[kind[k]];
+        if (lift > r->lift) r->lift = lift;
+    }
+    if (private) r->pinned_a = r->most + (int)n->normed.f + fa;
+    if (private && r->normed_opened) r->lift = r->pinned_a;
+    if (adapted) r->pinned_a = (int)n->normed.n, r->pinned_b = (int)(r->z_opened ? n->low_rank_normed.n : n->low_rank.n);
+    if (r->y_opened) r->times = r->most + (int)n->product.f;
+}
+
 /* in_f: fraction bits of the input; z: the low-rank wire between A and B. */
 static void out_rings(OutRings *r, const Plan *p, const LayerPlan *l, MatrixKind kind, int in_f, Width z)
 {
@@ -89,8 +137,7 @@ static void out_rings(OutRings *r, const Plan *p, const LayerPlan *l, MatrixKind
 void layer_rings(LayerRings *r, const Plan *p, uint32_t layer)
 {
     const LayerPlan *l = &p->layer[layer];
-    norm_rings(&r->norm[ATTN], p, l, ATTN);
-    norm_rings(&r->norm[FFN], p, l, FFN);
+    for (int half = 0; half < HALVES; half++) (p->norm ? held_rings : norm_rings)(&r->norm[half], p, l, half);
     bool lean = p->prefer == PREFER_BYTES;
     int looked = lookup_f(&l->sum_coarse);
     r->exp_times = above(l->exp) + (int)l->score_exp.f0 + 14;

@@ -44,8 +44,8 @@ static CHECKED Result half_new(SecureNet *s, NormNet *n, Arena *session, const M
     MatrixKind kind[GROUP_MOST];
     unsigned count = group_kinds(s->plan->arch, half, kind);
     const NormPlan *norm = half == ATTN ? &p->attn : &p->ffn;
-    n->rsqrt = tables_find(s->table, s->tables, &norm->rsqrt);
-    n->rsqrt_fine = norm->rsqrt.border ? tables_find(s->table, s->tables, &norm->rsqrt_fine) : NULL;
+    n->rsqrt = s->plan->norm ? NULL : tables_find(s->table, s->tables, &norm->rsqrt);
+    n->rsqrt_fine = n->rsqrt && norm->rsqrt.border ? tables_find(s->table, s->tables, &norm->rsqrt_fine) : NULL;
     GUARD(pin_new(s, &n->a, session, m, a, layer, half == ATTN ? PIN_A_ATTN : PIN_A_FFN));
     for (unsigned k = 0; k < count; k++) {
         GUARD(pin_new(s, &n->b[k], session, m, a, layer, pin_of_b(kind[k])));
@@ -90,7 +90,7 @@ static unsigned bias_fraction(const SecureNet *s, const LayerNet *l, uint32_t la
     int half = matrix == MAT_GATE || matrix == MAT_UP ? FFN : ATTN;
     const NormPlan *n = half == FFN ? &l->plan->ffn : &l->plan->attn;
     const NormRings *r = &l->rings.norm[half];
-    if (s->plan->prefer == PREFER_BYTES) return n->product.f;
+    if (s->plan->prefer == PREFER_BYTES || r->held) return n->product.f;
     return n->product.f + (unsigned)(r->inverse_f + r->extra[half == FFN ? matrix - MAT_GATE : matrix - MAT_Q]);
 }
 

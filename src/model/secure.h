@@ -22,23 +22,23 @@ typedef struct Width { unsigned n, f; } Width;                // ring bits, frac
 typedef struct LayerRange {
     int residual;                              // x at entry, between the halves, and at the exit
     int normed[2];                             // x / rms, of the attention half and of the FFN half
-    int product[2];                            // W x before it is divided by the rms: queries, keys, values; gate, up
+    int product[2];                            // W x before it is divided by the rms (held: after): queries, keys, values; gate, up
     int low_rank[2];                           // z = A x before the same
     int query, key, value, mixed;              // queries with their 1 / sqrt(head_dim); mixed: attention output
     int gate, up;                              // |gate * up| bounds the hidden values; gate: less a cell of the SiLU table
 } LayerRange;
 
-/* A norm and the matrices behind it. Fold multiplies by 1/rms after the matrices, lean before. secure_layer.c says where
- * each width is used. */
+/* A norm and the matrices behind it. Fold multiplies by 1/rms after the matrices, lean before; a norm that is held at a constant
+ * (Plan.norm) needs neither, and no sum of squares. secure_layer.c says where each width is used. */
 typedef struct NormPlan {
-    unsigned sum;                              // ring of the sum of squares
+    unsigned sum;                              // ring of the sum of squares; held: 0, and no table
     LookupSpec rsqrt;                          // of the sum of squares, cells from 0
     LookupSpec rsqrt_fine;                     // lean, where rsqrt has a border: its second level
     Width low_rank;                            // z = A x
-    Width product;                             // fold: y = W x + B z as opened; lean: f of the sum before it is shifted
+    Width product;                             // fold: y = W x + B z as opened; lean, held: f of the sum before it is shifted
     Width inverse;                             // lean: 1/rms as opened
-    Width normed;                              // lean: x / rms, as opened or as sent
-    Width low_rank_normed;                     // lean: z / rms, as sent
+    Width normed;                              // lean: x / rms, as opened or as sent; held: x times the constant's power of two
+    Width low_rank_normed;                     // lean: z / rms, as sent; held: z, lifted
 } NormPlan;
 
 typedef struct LayerPlan {
@@ -65,6 +65,7 @@ typedef struct Plan {
     uint32_t context, known;                   // positions planned for; positions at the start whose tokens both know
     int32_t *known_token;                      // (known): BOS and a public prefix, covered by the plan's hash; NULL: BOS alone
     HeadGroups heads;                          // of the secure layers, from `frozen` on; the order lies in the arena
+    const float *norm;                         // (layers, 2) constants in place of 1/rms (Variant.norm); NULL: none. In the arena
     uint32_t frozen, layers;                   // the client runs layers below `frozen`; the `layers` above are secure
     bool adapted[MAT_COUNT];                   // matrices with low-rank factors, the same in every secure layer
     uint32_t rank;                             // of the adapter; 0 without one
@@ -95,8 +96,8 @@ typedef struct PlanOptions {
     unsigned weight_bits;                      // of plan_assume: 8, or 16 (also 0); plan_make follows the model
     /* Tokens after BOS that both know, of a system prompt or a template's head. plan_assume looks at their number alone. */
     const int32_t *prefix; uint32_t prefix_len;
-    /* Of which the secure layers can only merge heads yet: whatever else it changes is refused by name. first does not count: it is
-     * taken to be `frozen`. */
+    /* Of which the secure layers merge heads and hold norms: whatever else it changes is refused by name. first does not count: it
+     * is taken to be `frozen`. */
     Variant variant;
 } PlanOptions;
 /* Runs the plain model with its adapter over the text, watches the ranges and chooses the plan. */

@@ -183,7 +183,7 @@ static CHECKED Result project(SecureNet *s, const LayerNet *l, const OutNet *o, 
     *x = wire_narrow(*x, res.n);
     Pinning *sent = NULL;
     if (o->a) sent = pinned_send(e, wire_narrow(in, (unsigned)o->rings->pinned_a), o->a);
-    if (o->b) sent = pinned_send_after(e, sent, o->low_rank.n, o->low_rank.f, o->b);
+    if (o->b) sent = pinned_send_after(e, sent, 0, o->low_rank.n, o->low_rank.f, o->b);
     if (s->plan->private_part != PRIVATE_LAYERS) {
         engine_post(e, in.at->rows * o->w->outputs * o->w->inputs);
         Wire y = wire_linear(e, wire_narrow(in, (unsigned)o->rings->public), o->w);

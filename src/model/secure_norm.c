@@ -3,7 +3,12 @@
  * Fold (3 exchanges): y = W x + B z is opened, and 1/rms, still a lookup, multiplies it. Lean (5): 1/rms is opened as a wire
  * and x / rms meets the matrices, opened and lifted in between; private matrices that need no ring for RoPE take it unlifted.
  * Private attention matrices of a Llama spend an exchange on the lift (6 in all), and win it back at the attention output
- * (secure_layer.c). */
+ * (secure_layer.c).
+ *
+ * Held (1 or 2, 3 lean): 1/rms is a public constant, folded into the weights, so x meets the matrices at once: opened and lifted
+ * for the public ones, with z = A x on its way to S in the same exchange, or sent to S for the private ones. Where low-rank
+ * values meet RoPE the sum (lean: z) is opened and lifted: 64 bits do not hold x, A, B and the angles. Private attention
+ * matrices need the lift of x. */
 #include <stdio.h>
 #include "model/secure_parts.h"
 
@@ -184,6 +189,15 @@ static CHECKED Result half_normed(const Half *h, Opened *xo, Opened *zo, Opened 
     return OK;
 }
 
+/* A stacked private product as its parts, whose scales are corrected. */
+static void stacked_split(const Half *h, Wire stacked, Wire out[GROUP_MOST])
+{
+    for (unsigned k = 0; k < h->count; k++) {
+        Wire y = wire_label(stacked, stacked.f + (unsigned)h->rings->extra[k]);
+        out[k] = stacked_part_to(h, y, k, 0, (unsigned)h->rings->room[k] + h->norm->product.f, h->norm->product.f);
+    }
+}
+
 static CHECKED Result half_lean(const Half *h, Wire x, Wire out[GROUP_MOST])
 {
     Engine *e = h->s->e;
@@ -211,18 +225,87 @@ static CHECKED Result half_lean(const Half *h, Wire x, Wire out[GROUP_MOST])
     }
     Pinning *sent = pinned_send(e, normed, h->net->a);
     GUARD(half_exchange(h, "x / rms to the server"));
-    Wire stacked = pinned_take(e, sent);
-    for (unsigned k = 0; k < h->count; k++) {
-        Wire y = wire_label(stacked, stacked.f + (unsigned)r->extra[k]);
-        out[k] = stacked_part_to(h, y, k, 0, (unsigned)r->room[k] + n->product.f, n->product.f);
+    stacked_split(h, pinned_take(e, sent), out);
+    return OK;
+}
+
+static Wire half_lift(const Half *h, Opened *x, unsigned ring) { return factor_mul(h->s->e, opened_factor(h->s->e, x, ring), NULL, 1, ring); }
+
+static CHECKED Result held_private(const Half *h, Wire x, Wire out[GROUP_MOST])
+{
+    Engine *e = h->s->e;
+    const NormRings *r = h->rings;
+    if (r->normed_opened) {
+        Opened *opened = wire_open_to(e, x, h->norm->normed.n, h->norm->normed.f);
+        GUARD(half_exchange(h, "x"));
+        x = half_lift(h, opened, (unsigned)r->lift);
+    } else {
+        x = wire_to(e, x, h->norm->normed.n, h->norm->normed.f);
     }
+    Pinning *sent = pinned_send(e, x, h->net->a);
+    GUARD(half_exchange(h, "x to the server"));
+    stacked_split(h, pinned_take(e, sent), out);
+    return OK;
+}
+
+/* Queues B z of every matrix that has one, z its columns of the stacked A x, of which only C has its share yet. */
+static void half_send_after(const Half *h, Pinning *z, Pinning *out[GROUP_MOST])
+{
+    size_t from = 0;
+    for (unsigned k = 0; k < h->count; k++) {
+        if (!h->net->b[k]) continue;
+        out[k] = pinned_send_after(h->s->e, z, from, h->norm->low_rank.n, h->norm->low_rank.f, h->net->b[k]);
+        from += h->s->plan->rank;
+    }
+}
+
+/* W x + B z; opened and lifted where the ring asks for it. */
+static CHECKED Result held_sums(const Half *h, Wire lifted, Pinning *const low_rank[GROUP_MOST], Wire out[GROUP_MOST])
+{
+    const NormPlan *n = h->norm;
+    const NormRings *r = h->rings;
+    Opened *opened[GROUP_MOST] = {NULL};
+    for (unsigned k = 0; k < h->count; k++) {
+        bool lift = r->y_opened && low_rank[k];
+        int room = lift ? (int)n->product.n - (int)n->product.f : r->room[k];
+        out[k] = half_low_rank(h, half_public(h, lifted, k, room, n->product.f), low_rank[k]);
+        if (lift) opened[k] = wire_open(h->s->e, out[k]);
+    }
+    if (!r->y_opened) return OK;
+    GUARD(half_exchange(h, "y"));
+    for (unsigned k = 0; k < h->count; k++)
+        if (opened[k]) out[k] = half_lift(h, opened[k], (unsigned)r->room[k] + n->product.f);
+    return OK;
+}
+
+static CHECKED Result half_held(const Half *h, Wire x, Wire out[GROUP_MOST])
+{
+    Engine *e = h->s->e;
+    const NormPlan *n = h->norm;
+    const NormRings *r = h->rings;
+    x = wire_label(x, (unsigned)((int)x.f + r->shift));
+    if (h->private) return held_private(h, x, out);
+    Opened *opened = wire_open_to(e, x, n->normed.n, n->normed.f);
+    Pinning *z = h->net->a ? pinned_after_open(e, opened, h->net->a) : NULL, *low_rank[GROUP_MOST] = {NULL};
+    if (z && !r->z_opened) half_send_after(h, z, low_rank);
+    GUARD(half_exchange(h, z && !r->z_opened ? "x; z to the server" : "x"));
+    Wire lifted = half_lift(h, opened, (unsigned)r->lift);
+    if (!r->z_opened) return held_sums(h, lifted, low_rank, out);
+    Opened *zo = wire_open_to(e, pinned_take(e, z), n->low_rank.n, n->low_rank.f);
+    GUARD(half_exchange(h, "z"));
+    half_send_low_rank(h, half_lift(h, zo, (unsigned)r->pinned_b), low_rank);
+    engine_post(e, half_macs(h, x.at->rows));
+    Wire public[GROUP_MOST];
+    for (unsigned k = 0; k < h->count; k++) public[k] = half_public(h, lifted, k, r->room[k], n->product.f);
+    GUARD(half_exchange(h, "z to the server"));
+    for (unsigned k = 0; k < h->count; k++) out[k] = half_low_rank(h, public[k], low_rank[k]);
     return OK;
 }
 
 Result norm_matrices(SecureNet *s, const LayerNet *l, int half, Wire x, Wire out[GROUP_MOST])
 {
     Half h = half_of(s, l, half);
-    GUARD(s->plan->prefer == PREFER_BYTES ? half_lean(&h, x, out) : half_fold(&h, x, out));
+    GUARD(h.rings->held ? half_held(&h, x, out) : s->plan->prefer == PREFER_BYTES ? half_lean(&h, x, out) : half_fold(&h, x, out));
     for (unsigned k = 0; k < h.count; k++) out[k] = bias_add(s->e, l, h.kind[k], out[k]);
     return OK;
 }

@@ -12,6 +12,7 @@ enum { GROUP_MOST = 3 };                       // matrices behind one norm
 
 /* The matrices behind the norm of a half: queries, keys, values; gate and, in a Llama, up. Returns their number. */
 unsigned group_kinds(Arch arch, int half, MatrixKind out[GROUP_MOST]);
+int kind_half(MatrixKind kind);                // HALVES: it stands behind no norm
 
 // ---- rings (plan_rings.c) --------------------------------------------------------------------------------------------
 
@@ -25,7 +26,9 @@ typedef struct NormRings {
     int times;                                 // product with 1/rms: of the largest y (fold), of x (lean)
     int times_low_rank;                        // lean: product of z with 1/rms
     int pinned_a, pinned_b;                    // rings of A (or of the private matrix) and of B
-    bool normed_opened;                        // lean: x / rms is opened, to be lifted
+    bool normed_opened;                        // lean: x / rms is opened, to be lifted; held: x is
+    int shift;                                 // held: x counts 2^-shift
+    bool held, y_opened, z_opened;             // held: B z would leave RoPE no ring, so y (fold) or z (lean) is lifted as well
 } NormRings;
 
 typedef struct OutRings {                      // the output and the down projection
@@ -46,6 +49,10 @@ void layer_rings(LayerRings *r, const Plan *p, uint32_t layer);
 int lookup_f(const LookupSpec *s);             // fraction bits of a rank-2 result
 int private_f(const Plan *p, uint32_t layer, MatrixKind kind);               // fraction bits of what is private of a matrix
 
+/* The constant of a held norm is 2^-shift times this, in [1/2, 1), which the weights of its matrices have in them. 1 without. */
+double norm_mantissa(const Plan *p, uint32_t layer, int half, int *shift);
+/* Fraction bits of the 8-bit weights' scale: more where a mantissa is in it. */
+unsigned quant_fraction(const Plan *p, MatrixKind kind);
 /* Index of 1/rms: the sum of squares is read as one of 2^square_bits(width) numbers, so that it is near the mean square. */
 unsigned square_bits(uint32_t width);          // ceil(log2 width)
 /* Ring of the product x / rms, normalised x times the head. */
@@ -88,7 +95,7 @@ CHECKED Result private_bias(double **out, const Model *m, const Adapter *a, uint
  * ones in the arena, or those of a quantised base where its file is mapped. out: its shape and fraction bits are set. */
 CHECKED Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena);
 CHECKED Result public_head(PublicMatrix *out, const Plan *p, const Model *m, Arena *arena);
-/* The largest |w| of a matrix as it is quantised. */
+/* The largest |w| of a matrix as it is quantised, but for a norm's constant. */
 double public_largest(const Model *m, uint32_t layer, MatrixKind kind);
 double head_largest(const Model *m);
 /* Rank j of a pair is used as 2^k A_j and 2^-k B_j, which balances their rounding; this is k. */

@@ -5,13 +5,13 @@ void plan_lookups(const Plan *p, void (*visit)(void *ctx, const LookupSpec *s), 
 {
     for (uint32_t l = 0; l < p->layers; l++) {
         const LayerPlan *q = &p->layer[l];
-        visit(ctx, &q->attn.rsqrt);
-        if (q->attn.rsqrt.border) visit(ctx, &q->attn.rsqrt_fine);
+        if (!p->norm) visit(ctx, &q->attn.rsqrt);
+        if (!p->norm && q->attn.rsqrt.border) visit(ctx, &q->attn.rsqrt_fine);
         visit(ctx, &q->score_exp);
         visit(ctx, &q->sum_coarse);
         if (q->sum_coarse.border) visit(ctx, &q->sum_fine);
-        visit(ctx, &q->ffn.rsqrt);
-        if (q->ffn.rsqrt.border) visit(ctx, &q->ffn.rsqrt_fine);
+        if (!p->norm) visit(ctx, &q->ffn.rsqrt);
+        if (!p->norm && q->ffn.rsqrt.border) visit(ctx, &q->ffn.rsqrt_fine);
         visit(ctx, &q->silu);
     }
     visit(ctx, &p->final_norm);

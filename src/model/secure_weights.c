@@ -20,21 +20,28 @@ static double scale_of(const ModelConfig *c, MatrixKind kind) { return kind == M
 
 // ---- public integers -------------------------------------------------------------------------------------------------
 
-typedef struct Scaled { const float *w, *gain; double scale; size_t rows, cols; QuantMatrix quant; } Scaled;    // w NULL: quant
+/* w NULL: quant. held: the mantissa of the norm's constant. */
+typedef struct Scaled { const float *w, *gain; double scale, held; size_t rows, cols; QuantMatrix quant; } Scaled;
 
-static Scaled scaled_matrix(const Model *m, uint32_t layer, MatrixKind kind)
+static Scaled scaled_matrix(const Model *m, uint32_t layer, MatrixKind kind, double held)
 {
     const ModelConfig *c = &m->config;
     const LayerWeights *l = &m->layer[layer];
-    return (Scaled){l->mat[kind], gain_of(m, layer, kind), scale_of(c, kind), matrix_rows(c, kind), matrix_cols(c, kind), l->quant[kind]};
+    return (Scaled){l->mat[kind], gain_of(m, layer, kind), scale_of(c, kind), held, matrix_rows(c, kind), matrix_cols(c, kind), l->quant[kind]};
 }
 
-static Scaled scaled_head(const Model *m) { return (Scaled){m->head, m->final_norm, 1, m->config.vocab, m->config.width, m->quant_head}; }
+/* layer: of the model, from the plan's frozen ones on. */
+static Scaled planned_matrix(const Plan *p, const Model *m, uint32_t layer, MatrixKind kind)
+{
+    return scaled_matrix(m, layer, kind, norm_mantissa(p, layer - p->frozen, kind_half(kind), NULL));
+}
+
+static Scaled scaled_head(const Model *m) { return (Scaled){m->head, m->final_norm, 1, 1, m->config.vocab, m->config.width, m->quant_head}; }
 
 static double scaled_at(const Scaled *s, size_t i, size_t j)
 {
-    if (!s->w) return (double)s->quant.w[i * s->cols + j] * ldexp(s->quant.scale[i], -QUANT_F);    // gain and scale are in it
-    return (double)s->w[i * s->cols + j] * (s->gain ? (double)s->gain[j] : 1) * s->scale;
+    if (!s->w) return (double)s->quant.w[i * s->cols + j] * ldexp(s->quant.scale[i], -QUANT_F) * s->held;    // gain and scale are in it
+    return (double)s->w[i * s->cols + j] * (s->gain ? (double)s->gain[j] : 1) * s->scale * s->held;
 }
 
 static double scaled_largest(Scaled s)
@@ -45,7 +52,7 @@ static double scaled_largest(Scaled s)
     return most;
 }
 
-double public_largest(const Model *m, uint32_t layer, MatrixKind kind) { return scaled_largest(scaled_matrix(m, layer, kind)); }
+double public_largest(const Model *m, uint32_t layer, MatrixKind kind) { return scaled_largest(scaled_matrix(m, layer, kind, 1)); }
 double head_largest(const Model *m) { return scaled_largest(scaled_head(m)); }
 
 static CHECKED Result scaled_round(int16_t **out, Scaled s, unsigned f, const char *name, Arena *arena)
@@ -64,6 +71,19 @@ static CHECKED Result scaled_round(int16_t **out, Scaled s, unsigned f, const ch
     return OK;
 }
 
+/* The scales of a quantised matrix with the mantissa in them. */
+static CHECKED Result scale_round(const int32_t **out, Scaled s, unsigned f, const char *name, Arena *arena)
+{
+    int32_t *scale = arena_new(arena, int32_t, s.rows);
+    *out = scale;
+    for (size_t i = 0; i < s.rows; i++) {
+        double v = rint(ldexp(s.quant.scale[i] * s.held, (int)f - QUANT_F));
+        if (!(fabs(v) <= INT32_MAX)) return fail(FAIL_DATA, "%s: a scale of %d does not fit", name, s.quant.scale[i]);
+        scale[i] = (int32_t)v;
+    }
+    return OK;
+}
+
 static CHECKED Result public_integers(PublicMatrix *out, const Plan *p, const Model *m, Scaled s, const char *name, Arena *arena)
 {
     if ((p->weight_bits == 8) != m->quantised) {
@@ -71,6 +91,7 @@ static CHECKED Result public_integers(PublicMatrix *out, const Plan *p, const Mo
     }
     if (m->quantised) {
         out->w8 = s.quant.w, out->scale = s.quant.scale;
+        if (out->f != QUANT_F) GUARD(scale_round(&out->scale, s, out->f, name, arena));
         return OK;
     }
     int16_t *w;
@@ -81,7 +102,7 @@ static CHECKED Result public_integers(PublicMatrix *out, const Plan *p, const Mo
 
 Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena)
 {
-    Result r = public_integers(out, p, m, scaled_matrix(m, p->frozen + layer, kind), matrix_names[kind], arena);
+    Result r = public_integers(out, p, m, planned_matrix(p, m, p->frozen + layer, kind), matrix_names[kind], arena);
     return failed(r) ? fail_in(r, "layer %u", p->frozen + layer) : OK;
 }
 
@@ -178,7 +199,7 @@ static double private_at(const Scaled *s, const LoraPair *q, size_t i, size_t j)
     double v = scaled_at(s, i, j), delta = 0;
     if (!q) return v;
     for (uint32_t r = 0; r < q->rank; r++) delta += (double)q->b[i * q->rank + r] * (double)q->a[r * s->cols + j];
-    return v + delta * (double)q->scale * (s->gain ? (double)s->gain[j] : 1) * s->scale;
+    return v + delta * (double)q->scale * (s->gain ? (double)s->gain[j] : 1) * s->scale * s->held;
 }
 
 /* LayerNorm takes the mean of a row out of it. What writes to the residual stream can leave it out beforehand. */
@@ -186,7 +207,7 @@ static bool writes_centred(const ModelConfig *c, MatrixKind kind) { return c->ar
 
 static CHECKED Result private_matrix(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
 {
-    Scaled s = scaled_matrix(m, layer, kind);
+    Scaled s = planned_matrix(p, m, layer, kind);
     const LoraPair *q = pair_of(a, layer, kind);
     unsigned f = (unsigned)private_f(p, layer - p->frozen, kind);
     double times = ldexp(1, kind == MAT_Q ? (int)p->query_bits : 0);
@@ -208,8 +229,8 @@ Result private_bias(double **result, const Model *m, const Adapter *a, uint32_t 
     const LayerWeights *w = &m->layer[layer];
     *result = NULL;
     if (!w->bias[kind]) return OK;
-    Scaled s = scaled_matrix(m, layer, kind);
-    s.gain = NULL;                             // the norm's shift is added after its gain
+    Scaled s = scaled_matrix(m, layer, kind, 1);
+    s.gain = NULL;                             // the norm's shift is added after its gain, and after its constant
     const LoraPair *q = pair_of(a, layer, kind);
     const float *shift = kind == MAT_O || kind == MAT_DOWN ? NULL : kind == MAT_GATE ? w->ffn_shift : w->attn_shift;
     double *out = *result = arena_new(arena, double, s.rows), mean = 0;
@@ -230,10 +251,11 @@ static CHECKED Result private_factor_a(int32_t *out, const Plan *p, const Model 
     const LoraPair *q = pair_of(a, layer, kind);
     const float *gain = gain_of(m, layer, kind);
     size_t cols = matrix_cols(&m->config, kind);
+    double held = norm_mantissa(p, layer - p->frozen, kind_half(kind), NULL);
     for (uint32_t r = 0; q && r < q->rank; r++) {
         int k = factor_balance(m, a, layer, kind, r);
         for (size_t j = 0; j < cols; j++)
-            GUARD(private_round(&out[r * cols + j], ldexp((double)q->a[r * cols + j] * (gain ? (double)gain[j] : 1), k), p->adapter_f));
+            GUARD(private_round(&out[r * cols + j], ldexp((double)q->a[r * cols + j] * (gain ? (double)gain[j] : 1) * held, k), p->adapter_f));
     }
     return OK;
 }
@@ -314,11 +336,14 @@ static void hash_quantised(void *ctx, size_t begin, size_t end)
     for (size_t i = begin; i < end; i++) {
         PublicMatrix w;
         Hash h;
-        if (failed(public_nth(&w, j->p, j->m, i, NULL))) bug("%s", result_text());
+        Arena scales;
+        arena_init(&scales, false);
+        if (failed(public_nth(&w, j->p, j->m, i, &scales))) bug("%s", result_text());
         hash_init(&h);
         hash_integers(&h, w.scale, w.outputs, 4);
         hash_add(&h, w.w8, w.outputs * w.inputs);
         hash_end(&h, j->of[i]);
+        arena_free(&scales);
     }
 }
 

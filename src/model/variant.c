@@ -74,6 +74,12 @@ static CHECKED Result number_check(float v, float least, float most, const char 
     return v >= least && v <= most ? OK : fail(FAIL_DATA, "%s is %g, not within %g..%g", name, (double)v, (double)least, (double)most);
 }
 
+Result held_norms_check(const float *norm, uint32_t layers)
+{
+    for (size_t i = 0; norm && i < (size_t)layers * 2; i++) GUARD(number_check(norm[i], 1e-6f, 1e6f, "norm"));
+    return OK;
+}
+
 Result variant_check(const Variant *v, const ModelConfig *c)
 {
     if (v->first > c->layers) return fail(FAIL_DATA, "variant: begins at layer %u of %u", v->first, c->layers);
@@ -84,7 +90,7 @@ Result variant_check(const Variant *v, const ModelConfig *c)
     GUARD(number_check(v->norm_mix, 0, 1, "norm_mix"));
     if ((unsigned)v->activation > ACTIVATION_QUAD) return fail(FAIL_DATA, "activation %d is none", (int)v->activation);
     if ((unsigned)v->softmax > SOFTMAX_2RELU) return fail(FAIL_DATA, "softmax %d is none", (int)v->softmax);
-    for (size_t i = 0; v->norm && i < (size_t)layers * 2; i++) GUARD(number_check(v->norm[i], 1e-6f, 1e6f, "norm"));
+    GUARD(held_norms_check(v->norm, layers));
     LayerVariant one = variant_layer(v, c, v->first);
     for (size_t i = 0; v->row_bound && i < (size_t)layers * merged_heads(&one); i++)
         GUARD(number_check(v->row_bound[i], -1e4f, 1e4f, "row_bound"));
@@ -138,7 +144,7 @@ Result head_groups_read(HeadGroups *out, const Json *lists, uint32_t layers, Are
     return OK;
 }
 
-static Json *rows_json(const float *x, size_t rows, size_t columns)
+Json *rows_json(const float *x, size_t rows, size_t columns)
 {
     Json *all = json_new_array();
     for (size_t r = 0; r < rows; r++) {
@@ -149,8 +155,7 @@ static Json *rows_json(const float *x, size_t rows, size_t columns)
     return all;
 }
 
-/* A member of `rows` lists of `columns` numbers; *out stays NULL without it. */
-static CHECKED Result rows_read(const float **out, const Json *o, const char *name, size_t rows, size_t columns, Arena *a)
+Result rows_read(const float **out, const Json *o, const char *name, size_t rows, size_t columns, Arena *a)
 {
     const Json *all = json_find(o, name);
     if (!all) return OK;

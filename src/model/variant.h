@@ -32,6 +32,11 @@ Json *head_groups_json(const HeadGroups *g, uint32_t layers);
 CHECKED Result head_groups_read(HeadGroups *out, const Json *lists, uint32_t layers, Arena *a);
 /* Groups of a size that divides the heads, and an order (where there is one) that names each head of each layer at most once. */
 CHECKED Result head_groups_check(const HeadGroups *g, const ModelConfig *c, uint32_t layers);
+/* A member of `rows` lists of `columns` numbers each; *out stays as it is without it. */
+Json *rows_json(const float *x, size_t rows, size_t columns);
+CHECKED Result rows_read(const float **out, const Json *o, const char *name, size_t rows, size_t columns, Arena *a);
+/* The constants that norms are held at, (layers, 2): positive and of a size that makes sense. */
+CHECKED Result held_norms_check(const float *norm, uint32_t layers);
 bool head_groups_pruned(const HeadGroups *g, const ModelConfig *c);
 
 /* The member "variant" of marill.json: what is not zero. */

@@ -181,10 +181,12 @@ void pinned_import(Pinned *p, const uint8_t *in);             // T
 /* A x of a wire: C to S only, n bits a word; n bits an output dealt. C's share of the result is there at once. */
 typedef struct Pinning Pinning;
 Pinning *pinned_send(Engine *e, Wire x, const Pinned *p);
-Pinning *pinned_send_after(Engine *e, Pinning *x, unsigned n, unsigned f, const Pinned *p);   // B(A x) in the same exchange; A x .to(n, f)
-Wire pinned_take(Engine *e, Pinning *p);                      // after the exchange
+/* B z in the same exchange, z the columns of A x from `from` on, .to(n, f). */
+Pinning *pinned_send_after(Engine *e, Pinning *x, size_t from, unsigned n, unsigned f, const Pinned *p);
+Wire pinned_take(Engine *e, Pinning *p);                      // after the exchange; again, the same
 /* A x of a wire that is open in the pinned ring: no online byte; n bits an output dealt. */
 Wire pinned_open(Engine *e, const Opened *x, const Pinned *p);
+Pinning *pinned_after_open(Engine *e, const Opened *x, const Pinned *p);     // of one whose opening is queued: taken after the exchange
 
 // ---- split lookups (lookup.c, table.c) -----------------------------------------------------------------------------
 

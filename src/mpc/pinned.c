@@ -140,8 +140,12 @@ struct Pinning {
     uint64_t *value;                           // CLEAR: A x
     Share share_c;                             // C's share of the result in its first `ready` rows; the dealt words in the others
     size_t ready;
-    struct Pinning *before;                    // x is the result of this one, .to(n, f)
+    const Opened *opened;                      // x, where it is opened and nothing is sent
+    struct Pinning *before;                    // x is made of the result of this one: its columns from `from` on, .to(n, f)
+    size_t from;
     unsigned to_n, to_f;
+    bool taken;
+    Wire result;                               // where it was taken
 };
 
 typedef struct PinningDeal { Pinning *g; const uint64_t *z; const Deal *deal; } PinningDeal;
@@ -240,17 +244,28 @@ Pinning *pinned_send(Engine *e, Wire x, const Pinned *p)
 }
 
 /* C's share of A x depends on no message, so its masked half of the second product leaves at once. */
-Pinning *pinned_send_after(Engine *e, Pinning *x, unsigned n, unsigned f, const Pinned *p)
+Pinning *pinned_send_after(Engine *e, Pinning *x, size_t from, unsigned n, unsigned f, const Pinned *p)
 {
-    ASSERT(n == p->n);
-    Pinning *g = pinning_new(e, x->at, f, p);
-    g->before = x, g->to_n = n, g->to_f = f;
-    Wire half = {x->at, x->p->n, x->f + x->p->f, pinning_share(e, x), {NULL}};
-    unsigned k = half.f - f;
-    ASSERT(half.n - k >= n);
-    uint64_t *c = words_if(e, e->client, layout_len(x->at));
-    if (c) ring_shift(c, half.c.word, layout_len(x->at), half.n, k, true);
+    ASSERT(n == p->n && from + p->inputs <= x->p->outputs);
+    Pinning *g = pinning_new(e, layout_uniform(e, p->inputs), f, p);
+    g->before = x, g->from = from, g->to_n = n, g->to_f = f;
+    unsigned k = x->f + x->p->f - f;
+    ASSERT(x->p->n - k >= n);
+    const uint64_t *half = pinning_share(e, x).word;
+    uint64_t *c = words_if(e, e->client, layout_len(g->in));
+    for (size_t r = 0; c && r < g->in->rows; r++)
+        ring_shift(c + r * p->inputs, half + r * x->p->outputs + from, p->inputs, x->p->n, k, true);
     pinning_queue(e, g, c);
+    return g;
+}
+
+/* What C would send, x_C + r_C, S will have as p - rs. */
+Pinning *pinned_after_open(Engine *e, const Opened *x, const Pinned *p)
+{
+    ASSERT(x->n == p->n && x->row_n == NULL);
+    Pinning *g = pinning_new(e, x->at, x->f, p);
+    g->opened = x;
+    pinning_deal(e, g, &x->rc);
     return g;
 }
 
@@ -277,36 +292,33 @@ static void product_clear(Engine *e, const Pinning *g, Wire *w, const uint64_t *
     wire_settle(e, w, value);
 }
 
+/* x at S, under C's mask. */
+static const uint64_t *pinning_seen(Engine *e, Pinning *g)
+{
+    if (!g->opened) {
+        rows_apply(g->in, ring_add, g->hat, g->hat, g->x.s.word);
+        return g->hat;
+    }
+    uint64_t *v = words_raw(e, true, layout_len(g->in));
+    rows_apply(g->in, ring_sub, v, g->opened->p, g->opened->rs.word);
+    return v;
+}
+
 Wire pinned_take(Engine *e, Pinning *g)
 {
+    if (g->taken) return g->result;
     const Pinned *p = g->p;
     size_t in = layout_len(g->in);
-    if (g->before) g->x = wire_to(e, pinned_take(e, g->before), g->to_n, g->to_f);
+    if (g->before) g->x = wire_columns_to(e, pinned_take(e, g->before), g->from, p->inputs, g->to_n, g->to_f);
     Wire w = {g->at, p->n, g->f + p->f, pinning_share(e, g), {NULL}};
-    if (e->server) {
-        rows_apply(g->in, ring_add, g->hat, g->hat, g->x.s.word);
-        product_server(e, g, &w, g->hat);
-    }
+    if (e->server) product_server(e, g, &w, pinning_seen(e, g));
     if (e->clear) {
-        uint64_t *x = words_new(e, in);
-        for (size_t i = 0; i < in; i++) x[i] = wire_value(e, &g->x, i);
+        uint64_t *x = g->opened ? g->opened->value : words_new(e, in);
+        for (size_t i = 0; !g->opened && i < in; i++) x[i] = wire_value(e, &g->x, i);
         product_clear(e, g, &w, x);
     }
+    g->taken = true, g->result = w;
     return w;
 }
 
-/* x is open in the pinned ring: what C would send, x_C + r_C, S has already as p - rs. */
-Wire pinned_open(Engine *e, const Opened *x, const Pinned *p)
-{
-    ASSERT(x->n == p->n && x->row_n == NULL);
-    Pinning *g = pinning_new(e, x->at, x->f, p);
-    pinning_deal(e, g, &x->rc);
-    Wire w = {g->at, p->n, x->f + p->f, pinning_share(e, g), {NULL}};
-    if (e->server) {
-        uint64_t *v = words_new(e, layout_len(x->at));
-        rows_apply(x->at, ring_sub, v, x->p, x->rs.word);
-        product_server(e, g, &w, v);
-    }
-    if (e->clear) product_clear(e, g, &w, x->value);
-    return w;
-}
+Wire pinned_open(Engine *e, const Opened *x, const Pinned *p) { return pinned_take(e, pinned_after_open(e, x, p)); }
