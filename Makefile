@@ -1,5 +1,5 @@
 # Marill. `make` installs what is missing and builds; `make test` tests; `make demo` translates privately on this machine.
-.PHONY: all setup build test sanitize demo fuzz bench clean
+.PHONY: all setup build test sanitize demo fuzz bench tasks clean
 
 all: build
 
@@ -30,6 +30,11 @@ fuzz: setup
 # Measures everything that is quoted, into bench/results/: about half an hour. BENCH="limits block" runs parts (tools/bench lists them).
 bench: build
 	@tools/bench $(BENCH)
+
+# The data of three tasks, from ../shared/data (DATA=DIR: another place), into build/tasks/: what recipes/ read.
+DATA ?= ../shared/data
+tasks: build
+	@for task in translate sql chat; do build/marill task $$task --out build/tasks/$$task --data $(DATA) || exit 1; done
 
 clean:
 	rm -rf build build-sanitize build-fuzz

@@ -351,6 +351,7 @@ TEST(recipe_errors_are_named)
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "epochs: 2\n"), "either 'steps' or 'epochs'");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "init: somewhere\n"), "either 'shape' or 'init'");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "dtype: F16\n"), "dtype");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "vocab: 400\n"), "'vocab' asks for a new tokenizer");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "data_root: [1]\n"), "data_root");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, "out: a\n"), "lacks the field 'context'");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, "sources: [{kind: tables, path: a}]\n"), "kind must be");
@@ -397,6 +398,22 @@ static void same_files(const char *a, const char *b)
     CHECK_EQUAL(text[0].len, text[1].len);
     CHECK(!memcmp(text[0].data, text[1].data, text[0].len));
     for (int i = 0; i < 2; i++) buffer_free(&text[i]);
+}
+
+TEST(vocabulary_is_made_with_the_model)
+{
+    corpus_make();
+    const char *shape = "vocab: 300\nshape: {width: 32, layers: 2, heads: 4, ffn: 48}\n";
+    char recipe[2048];
+    snprintf(recipe, sizeof recipe, "%s%s", RUN("own", "24"), shape);
+    CHECK_OK(train_run(file_make("own.yaml", recipe), &(TrainOptions){.threads = 1}));
+    Tokenizer *t;
+    char path[4200];
+    snprintf(path, sizeof path, "%s/own/model/tokenizer.model", test_folder());
+    CHECK_OK(tokenizer_load(&t, path));
+    CHECK_EQUAL(300, tokenizer_vocab(t));
+    tokenizer_free(t);
+    same_files("own/tokenizer.model", "own/model/tokenizer.model");
 }
 
 TEST(a_stopped_run_goes_on_bit_for_bit)

@@ -54,6 +54,7 @@ static const Field recipe_fields[] = {
     {"beta2", FIELD_REAL, IN_BOTH, AT(beta2), 0, 0.999999, NULL},
     {"epsilon", FIELD_REAL, IN_BOTH, AT(epsilon), 1e-16, 1, NULL},
     {"init_std", FIELD_REAL, IN_TRAIN, AT(init_std), 1e-6, 10, NULL},
+    {"vocab", FIELD_COUNT, IN_TRAIN, AT(vocab), 300, 1 << 20, NULL},
     {"seed", FIELD_COUNT, IN_BOTH, AT(seed), 0, 4294967295.0, NULL},
     {"threads", FIELD_COUNT, IN_BOTH, AT(threads), 0, 1024, NULL},
     {"log_every", FIELD_COUNT, IN_BOTH, AT(log_every), 1, 1e9, NULL},
@@ -421,7 +422,9 @@ static Result recipe_check(Recipe *o, RecipeKind kind)
     if (!o->result) o->result = arena_format(&o->arena, "%s/%s", o->out, model ? "model" : "adapter");
     if (kind == RECIPE_TUNE) return tune_check(o);
     if (!o->init == !o->shape.width) return fail(FAIL_DATA, "the recipe must have either 'shape' or 'init'");
-    if (!o->tokenizer && !o->init) return fail(FAIL_DATA, "the recipe lacks the field 'tokenizer'");
+    if (o->vocab && (o->tokenizer || o->init)) return fail(FAIL_DATA, "'vocab' asks for a new tokenizer, 'tokenizer' and 'init' name one that is there");
+    if (!o->tokenizer && !o->init && !o->vocab) return fail(FAIL_DATA, "the recipe lacks the field 'tokenizer', or 'vocab' for a new one");
+    if (o->vocab) o->tokenizer = arena_format(&o->arena, "%s/tokenizer.model", o->out);
     if (!o->tokenizer) o->tokenizer = arena_format(&o->arena, "%s/tokenizer.model", o->init);
     return o->init ? OK : shape_check(o);
 }

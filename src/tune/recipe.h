@@ -46,6 +46,7 @@ typedef struct Recipe {
     Arena arena;                               // owns everything below
     const char *out, *result;                  // run folder; model or adapter folder (default: OUT/model or OUT/adapter)
     const char *tokenizer;                     // train: path of a tokenizer.model; tune: the base's own
+    uint32_t vocab;                            // train: pieces of a tokenizer that is made from the sources; 0: `tokenizer` is there
     const char *init;                          // train: model folder to start from, or NULL: `shape` at random
     const char *base, *base_name;              // tune: model folder; how adapter_config.json calls it
     ModelConfig shape;                         // train without `init`

@@ -55,10 +55,24 @@ static Result shape_find(WholeRun *run, Model *old)
     return fail(FAIL_DATA, "%s has %u tokens, %s room for %u", r->tokenizer, tokens, r->init, old->config.vocab);
 }
 
+/* The vocabulary of a new tokenizer comes from the training part of what is learned as plain text; a run that goes on has it. */
+static Result vocabulary_make(const Recipe *r, const Progress *p)
+{
+    if (!r->vocab || file_exists(r->tokenizer)) return OK;
+    progress(p, "making a vocabulary of %u pieces", r->vocab);
+    Buffer text = {0};
+    Result made = data_text(&text, r->sources, r->source_count, r->seed);
+    if (!failed(made)) made = folder_make(r->out, 0755);
+    if (!failed(made)) made = tokenizer_train((const char *)text.data, text.len, r->vocab, r->tokenizer);
+    buffer_free(&text);
+    return made;
+}
+
 static Result whole_run(WholeRun *run, Model *old, const char *path, const TrainOptions *o)
 {
     Recipe *r = &run->recipe;
     GUARD(recipe_read(r, path, RECIPE_TRAIN));
+    GUARD(vocabulary_make(r, o->progress));
     GUARD(tokenizer_load(&run->tokenizer, r->tokenizer));
     GUARD(shape_find(run, old));
     const ModelConfig *c = &run->model.config;
