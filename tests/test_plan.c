@@ -462,6 +462,45 @@ TEST(batches_without_memory_are_refused)
     plan_free(&p);
 }
 
+static size_t address_space(void)               // of this process, in bytes
+{
+    unsigned long long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    CHECK(f && fscanf(f, "%llu", &pages) == 1);
+    fclose(f);
+    return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* A conversation holds what its first batch took and the keys and values of its end at once: each may fit, and both not. */
+TEST(conversations_without_memory_are_refused)
+{
+    enum { ROWS = 256, MORE = 3800, MB = 1 << 20 };
+    ModelConfig c = {.width = 64, .layers = 4, .ffn = 2, .vocab = 1 << 16, .context = 4096, .norm_eps = 1e-5f, .rope_theta = 10000,
+                     .rope = {.factor = 1}, .eos = -1, .heads = 32, .kv_heads = 32, .head_dim = 128};
+    PlanOptions o = {.context = c.context};
+    Plan p;
+    Arena a;
+    SecureNet *net;
+#ifdef __SANITIZE_ADDRESS__
+    SKIP("the sanitizer maps more than the limit");
+#endif
+    CHECK_OK(plan_assume(&p, &c, &o, 0));
+    arena_init(&a, false);
+    Engine *e = engine_new(ROLE_THIRD, NULL, NULL);
+    CHECK_OK(secure_new(&net, e, &a, &c, &p, NULL, NULL));
+    size_t limit = address_space() + (size_t)2200 * MB;                // the batch takes 1,536 MB, a position's keys and values 256 KB
+    CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){limit, limit}) == 0);
+    CHECK_OK(secure_room(net, p.known, ROWS, false));
+    CHECK_OK(secure_room(net, p.known + ROWS + MORE - 1, 1, true));
+    CHECK_OK(secure_room_conversation(net, ROWS, false, 0));
+    CHECK_OK(secure_room_conversation(net, 1, false, MORE));
+    CHECK_OK(secure_room_conversation(net, ROWS, true, MORE));         // one row of logits
+    CHECK_FAILS(secure_room_conversation(net, ROWS, false, MORE), "no memory for a batch of 256 positions");
+    engine_free(e);
+    arena_free(&a);
+    plan_free(&p);
+}
+
 // ---- costs -----------------------------------------------------------------------------------------------------------
 
 /* The published shapes cost what the reference's counting run found, give or take the heads and wider margins. */

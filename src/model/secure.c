@@ -305,15 +305,30 @@ static double batch_words(const Plan *p, const ModelConfig *c, uint32_t past, si
 enum { BATCH_TENSORS = 12 };
 static const double most_batch_words = 0x1p29, small_batch_words = 0x1p21;
 
-Result secure_room(const SecureNet *s, uint32_t past, size_t rows, bool last_only)
+/* A batch, and keys and values of all positions before `end`: the step arena keeps what the largest batch took, so both are held at
+ * once from some token on. */
+static CHECKED Result batch_room(const SecureNet *s, uint32_t past, size_t rows, bool last_only, size_t end)
 {
     double words = batch_words(s->plan, &s->config, past, rows, last_only);
     if (words > most_batch_words)
         return fail(FAIL_DATA, "a batch of %zu positions after %u is too large: a tensor of %.0f words", rows, past, words);
     size_t bytes = words < small_batch_words ? 0 : (size_t)words * BATCH_TENSORS * sizeof(uint64_t);
-    bytes += cache_missing(s->e, s->cache, s->caches, past + rows);
+    bytes += cache_missing(s->e, s->cache, s->caches, end);
     if (bytes == 0 || memory_left(bytes)) return OK;
     return fail(FAIL_SYSTEM, "there is no memory for a batch of %zu positions after %u", rows, past);
+}
+
+Result secure_room(const SecureNet *s, uint32_t past, size_t rows, bool last_only)
+{
+    return batch_room(s, past, rows, last_only, past + rows);
+}
+
+Result secure_room_conversation(const SecureNet *s, size_t rows, bool last_only, uint32_t more)
+{
+    uint32_t known = s->plan->known;
+    size_t end = known + rows + more;
+    GUARD(batch_room(s, known, rows, last_only, end));
+    return more ? batch_room(s, (uint32_t)end - 1, 1, true, end) : OK;
 }
 
 static CHECKED Result layers_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, bool last_only, Wire *w)

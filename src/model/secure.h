@@ -135,6 +135,9 @@ size_t secure_pins(const SecureNet *s, Pinned *const **pins);
  * its end, which get theirs as the conversation grows. secure_forward asks the same; who has promises to keep asks before it
  * makes them. */
 CHECKED Result secure_room(const SecureNet *s, uint32_t past, size_t rows, bool last_only);
+/* The same for a whole conversation: a first batch of `rows` positions after the known ones and `more` single ones. What the first
+ * took for its work stays taken while keys and values grow to the end, so this is more than both batches asked for by themselves. */
+CHECKED Result secure_room_conversation(const SecureNet *s, size_t rows, bool last_only, uint32_t more);
 typedef struct KnownPrefix { const float *const *keys, *const *values; } KnownPrefix;
 CHECKED Result secure_forward(SecureNet *s, size_t rows, const float *x, const KnownPrefix *known, float *logits, bool last_only);
 /* The secure layers of such a batch alone, without final norm and head: out is the shared residual (rows, width), which lives until

@@ -260,8 +260,7 @@ static Result client_begin(Client *c, const int32_t *tokens, size_t count, uint3
     if (count > room || more > room - count)
         return fail(FAIL_USE, "%zu tokens and %u more do not fit the plan's context of %u positions", count, more, c->b->plan.context);
     GUARD(segments_check(&c->segments, count + more));
-    GUARD(secure_room(c->net, c->b->plan.known, count, !every));
-    if (more) GUARD(secure_room(c->net, c->b->plan.known + (uint32_t)count + more - 1, 1, true));
+    GUARD(secure_room_conversation(c->net, count, !every, more));
     const Receipt setup = c->receipt;
     c->receipt = (Receipt){.setup = setup.setup, .positions_planned = setup.positions_planned, .prompt_tokens = (uint32_t)count};
     secure_restart(c->net);

@@ -214,8 +214,7 @@ static Result conversation_reserve(Session *s, const Begin *b)
         return fail(FAIL_PEER, "the client asks for %u and %u positions, which do not fit the plan's context of %u", b->rows, b->more,
                     s->p->b->plan.context);
     uint64_t count = (uint64_t)b->rows + b->more;
-    GUARD(secure_room(s->p->net, s->p->b->plan.known, b->rows, !b->every));
-    if (b->more) GUARD(secure_room(s->p->net, s->p->b->plan.known + b->rows + b->more - 1, 1, true));
+    GUARD(secure_room_conversation(s->p->net, b->rows, !b->every, b->more));
     s->more = b->more;
     s->asked = s->steps = 0;
     GUARD(segments_check(s->segments, count));

@@ -86,8 +86,7 @@ static Result deal_conversation(Deal *d, const Begin *b, Buffer *frame)
     if (b->rows > room || b->more > room - b->rows)
         return fail(FAIL_PEER, "the provider asks for %u and %u positions, which do not fit the plan's context of %u", b->rows, b->more,
                     d->plan.context);
-    GUARD(secure_room(d->net, d->plan.known, b->rows, !b->every));
-    if (b->more) GUARD(secure_room(d->net, d->plan.known + b->rows + b->more - 1, 1, true));
+    GUARD(secure_room_conversation(d->net, b->rows, !b->every, b->more));
     GUARD(segments_reserve(&d->c, (uint64_t)b->rows + b->more, false));
     GUARD(segments_reserve(&d->s, (uint64_t)b->rows + b->more, false));
     secure_restart(d->net);
