@@ -121,6 +121,35 @@ TEST(traces_note_when_parts_left)
     channel_close(c), channel_close(s);
 }
 
+/* A peer that sends a message in ever so many parts fills no memory: the session goes on, and its trace alone is refused. */
+TEST(a_trace_of_too_many_events_is_given_up)
+{
+    Trace t[3] = {{0}};
+    NetworkTime n;
+    enum { FITS = TRACE_MOST - 1, PART = 1024 };
+    static uint8_t data[PART];
+    Channel *c, *s;
+    channel_memory(&c, &s);
+    trace_begin(&t[S]);
+    for (size_t i = 0; i < FITS; i++) trace_phase(&t[S], PHASE_DECODE, true);
+    trace_watch(&t[S], s, PARTY_CLIENT);
+    CHECK_OK(channel_send(c, data, 1));
+    CHECK_OK(channel_expect(s, data, 1, "the last that fits"));
+    CHECK(t[S].count == TRACE_MOST && !t[S].lost);
+    for (size_t i = 0; i < PART; i++) CHECK_OK(channel_part(c, "x", 1));
+    CHECK_OK(channel_expect(s, data, PART, "parts"));
+    CHECK(data[0] == 'x' && data[PART - 1] == 'x');
+    CHECK(t[S].lost && t[S].count == 0 && t[S].room == 0);
+    CHECK_FAILS(trace_save(&t[S], "/nowhere"), "too many events");
+    CHECK_FAILS(network_time(&n, t, &(Net){0, 0}), "too many events");
+    trace_begin(&t[S]);                                                // the next session has a trace again
+    CHECK_OK(channel_send(c, data, 1));
+    CHECK_OK(channel_expect(s, data, 1, "one more"));
+    CHECK(t[S].count == 1 && !t[S].lost);
+    free_all(t);
+    channel_close(c), channel_close(s);
+}
+
 TEST(trace_files)
 {
     Trace t = {0}, back;

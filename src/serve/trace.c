@@ -8,14 +8,31 @@
 
 // ---- noting ----------------------------------------------------------------------------------------------------------
 
+/* Room for one more event, or none for any. */
+static bool trace_grow(Trace *t)
+{
+    if (t->lost) return false;
+    if (t->count < t->room) return true;
+    size_t room = t->room ? 2 * t->room : 1024;
+    TraceEvent *more = room <= TRACE_MOST ? realloc(t->event, room * sizeof *more) : NULL;
+    t->lost = !more;
+    if (t->lost) free(t->event);
+    t->event = more;
+    t->room = more ? room : 0;
+    if (!more) t->count = 0;
+    return more;
+}
+
+static Result trace_whole(const Trace *t)
+{
+    return t->lost ? fail(FAIL_SYSTEM, "the trace has too many events to be kept (%d at most): the session was too long for one, or a peer "
+                                       "sent many small frames", TRACE_MOST) : OK;
+}
+
 static void trace_add(Trace *t, TraceKind kind, uint8_t other, size_t bytes, double waited)
 {
     double wall = clock_seconds(), cpu = clock_cpu_seconds();
-    if (t->count == t->room) {
-        t->room = t->room ? 2 * t->room : 1024;
-        t->event = realloc(t->event, t->room * sizeof *t->event);
-        if (!t->event) bug("out of memory");
-    }
+    if (!trace_grow(t)) return;
     double compute = wall - t->wall - waited;
     if (cpu - t->cpu < compute) compute = cpu - t->cpu;
     t->event[t->count++] = (TraceEvent){(uint8_t)kind, other, (uint32_t)bytes, (float)(compute > 0 ? compute : 0), wall};
@@ -27,6 +44,7 @@ void trace_begin(Trace *t)
 {
     if (!t) return;
     t->count = 0;
+    t->lost = false;
     t->wall = clock_seconds();
     t->cpu = clock_cpu_seconds();
 }
@@ -62,10 +80,10 @@ enum { EVENT_BYTES = 18 };
 static const size_t file_most = (size_t)1 << 30;
 static const uint32_t small_frame = 16 << 10;
 
-
 Result trace_save(const Trace *t, const char *path)
 {
     Buffer b = {0};
+    GUARD(trace_whole(t));
     buffer_append(&b, magic, sizeof magic);
     for (size_t i = 0; i < t->count; i++) {
         const TraceEvent *e = &t->event[i];
@@ -269,6 +287,7 @@ Result network_time(NetworkTime *out, const Trace *trace, const Net *net)
     Replay r = {.trace = trace, .net = *net, .out = out};
     Arena a;
     *out = (NetworkTime){{0}, {0}};
+    for (int p = 0; p < PARTIES_COUNT; p++) GUARD(trace_whole(&trace[p]));
     arena_init(&a, false);
     Result done = replay_run(&r, &a);
     arena_free(&a);

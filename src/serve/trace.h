@@ -19,6 +19,10 @@ typedef enum { PARTY_CLIENT, PARTY_PROVIDER, PARTY_THIRD, PARTIES_COUNT } Party;
 typedef enum { PHASE_SETUP, PHASE_PREFILL, PHASE_DECODE, PHASE_COUNT } Phase;
 typedef enum { TRACE_SENT, TRACE_RECEIVED, TRACE_BEGIN, TRACE_END } TraceKind;      // begin and end of a phase: the client's
 
+/* A peer chooses in how many frames it sends, so there is a bound: 96 MB of events. Beyond it the session goes on, and its
+ * trace is refused by who saves or replays it. */
+enum { TRACE_MOST = 1 << 22 };
+
 typedef struct TraceEvent {
     uint8_t kind, other;                       // TraceKind; the party at the other end, or the phase
     uint32_t bytes;                            // payload
@@ -32,6 +36,7 @@ struct Trace {
     TraceEvent *event;
     size_t count, room;
     double wall, cpu;                          // at the last event
+    bool lost;                                 // more than TRACE_MOST events, or than there was memory for: none are kept
     TraceEnd end[PARTIES_COUNT];
 };
 
