@@ -347,6 +347,12 @@ TEST(recipe_errors_are_named)
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "seed: many\n"), "seed must be a whole number");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "seed: -1\n"), "seed must lie between");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "seed: 1\nseed: 2\n"), "field 'seed' is there twice");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "shape: {width: 16}\n"), "line 10: field 'shape' is there twice");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "sources: []\n"), "line 10: field 'sources' is there twice");
+    CHECK_FAILS(recipe_try(RECIPE_TRAIN, "data_root: a\ndata_root: b\n"), "line 2: field 'data_root' is there twice");
+    CHECK_FAILS(recipe_try(RECIPE_TUNE, "lora: {rank: 4}\nheads: {merge: 2}\nlora: {alpha: 8}\n"), "line 3: field 'lora' is there twice");
+    CHECK_FAILS(recipe_try(RECIPE_TUNE, "lora:\n  targets: [q_proj]\n  targets: [v_proj]\n"), "line 3: field 'targets' is there twice");
+    CHECK_FAILS(recipe_try(RECIPE_TUNE, "preset: paper\npreset: paper\n"), "line 2: field 'preset' is there twice");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "warmup: 11\n"), "warmup (11)");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "epochs: 2\n"), "either 'steps' or 'epochs'");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, GOOD "init: somewhere\n"), "either 'shape' or 'init'");

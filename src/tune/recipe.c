@@ -225,6 +225,13 @@ static const Field *field_find(const Field *fields, const char *name, unsigned u
 /* Takes the keys whose values are no plain ones. */
 typedef Result (*SpecialKey)(Reader *r, const char *key, const yaml_node_t *value, bool *taken);
 
+static bool key_seen(const Reader *r, const yaml_node_t *node, const yaml_node_pair_t *until, const char *name)
+{
+    for (const yaml_node_pair_t *p = node->data.mapping.pairs.start; p < until; p++)
+        if (!strcmp(text_of(yaml_document_get_node(r->document, p->key)), name)) return true;      // all of these were words
+    return false;
+}
+
 /* Reads every key of a mapping into `object`, and checks that the required ones are there. special may be NULL. */
 static Result mapping_read(Reader *r, void *object, const Field *fields, const yaml_node_t *node, const char *what, const char *folder,
                            SpecialKey special)
@@ -235,12 +242,12 @@ static Result mapping_read(Reader *r, void *object, const Field *fields, const y
         const yaml_node_t *key = yaml_document_get_node(r->document, p->key), *value = yaml_document_get_node(r->document, p->value);
         const char *name = text_of(key);
         if (!name || !value) return fail(FAIL_DATA, "line %zu: a key of %s is not a plain word", key ? line_of(key) : line_of(node), what);
+        if (key_seen(r, node, p, name)) return fail(FAIL_DATA, "line %zu: field '%s' is there twice", line_of(key), name);
         bool taken = false;
         if (special) GUARD(special(r, name, value, &taken));
         if (taken) continue;
         const Field *f = field_find(fields, name, r->use);
         if (!f) return fail(FAIL_DATA, "line %zu: unknown field '%s' in %s", line_of(key), name, what);
-        if (seen >> (f - fields) & 1) return fail(FAIL_DATA, "line %zu: field '%s' is there twice", line_of(key), name);
         seen |= UINT64_C(1) << (f - fields);
         GUARD(field_read(r, object, f, value, folder, fields == shape_fields));
     }
