@@ -473,6 +473,9 @@ static void *cover_until(void *stop)
 /* A child forked in the midst of other threads' work runs alone, with the same parts, and may start a pool of its own. */
 TEST(parallel_after_fork)
 {
+#ifdef __SANITIZE_THREAD__
+    SKIP("ThreadSanitizer starts no threads in a child forked among others");
+#endif
     threads_start(4);
     size_t parts = cover_check(MOST, 1, true);
     atomic_bool stop = false;

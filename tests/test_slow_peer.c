@@ -4,6 +4,7 @@
 #include "crypto/channel.c"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "serve/party.h"
 #include "test.h"
@@ -44,7 +45,7 @@ static Result raw_send(Channel *c, const void *data, size_t len)
 }
 
 enum { DRIPPED = 4096 };
-static volatile bool over;
+static atomic_bool over;
 static void *drip(void *ctx)
 {
     const uint8_t head[HEAD_BYTES] = {FRAME_DATA, 0, DRIPPED >> 8};

@@ -11,8 +11,8 @@
 /* Plain loops that the compiler should unroll, vectorise, and emit once for each width of vector unit; the copy is picked at
  * load time. Floats are never contracted or reassociated, so every copy computes the same bits. Jumps are not threaded: a path
  * of its own for each limit of the exponential would be computed for every number and thrown away, and numbers below 2^-126, which
- * only those paths have, take hundreds of cycles. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+ * only those paths have, take hundreds of cycles. Sanitizers get no copies: the loader picks before they have begun. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define VECTOR_OPTIONS optimize("O3", "no-trapping-math", "no-thread-jumps", "no-split-paths")
 #define VECTOR_INLINE static inline __attribute__((VECTOR_OPTIONS))           // what such loops call
 #define VECTOR_LOOPS __attribute__((VECTOR_OPTIONS, target_clones("default", "avx2", "avx512f")))

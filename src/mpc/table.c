@@ -13,7 +13,8 @@
 #include <string.h>
 #include "mpc/table.h"
 
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+// Not under ThreadSanitizer: the loader picks a copy by code that would be instrumented, before the sanitizer has begun.
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
 #define LANES static __attribute__((optimize("O3", "no-trapping-math", "fp-contract=off"), target_clones("default", "avx2", "avx512f")))
 #define LANE static inline __attribute__((always_inline, optimize("O3", "no-trapping-math", "fp-contract=off")))
 #else
