@@ -148,6 +148,8 @@ const Factor *opened_factor(Engine *e, Opened *o, unsigned n);// lifts if n > o'
 Wire factor_mul(Engine *e, const Factor *a, const Factor *b, size_t spread, unsigned n);
 /* The same element by element, of factors that meet no other product after it: what is dealt for their secrets is not kept. */
 Wire factor_mul_once(Engine *e, const Factor *a, const Factor *b, unsigned n);
+/* x^2 + k1 x + k0, k1 in steps of 2^-f and k0 of 2^-2f: scale 2 f. */
+const Factor *opened_quadratic(Engine *e, Opened *o, unsigned n, int64_t k1, int64_t k0);
 /* Row sums of squares of an opened wire, in ring n; `ring` >= n: that of a factor made of the same wire. A word a row
  * dealt, and n - m bits an element if n exceeds its ring m. */
 Wire opened_sumsq(Engine *e, Opened *o, unsigned n, unsigned ring);
@@ -226,6 +228,12 @@ const Factor *looked2_factor(Engine *e, Looked2 *l, unsigned n);
 typedef struct RowMax RowMax;
 RowMax *rowmax_count(Engine *e, const Opened *index, unsigned k, const Layout *groups, const size_t *group_len);
 Wire rowmax_take(Engine *e, RowMax *m);
+
+/* Whether an opened index of t bits, |x| < 2^(t-2) less 2^k, is positive: 1 or 0, and either for some |x| < 2^(k-1). One bit an element
+ * each way; dealt: 2^(t-1-k) bits. */
+typedef struct Signed Signed;
+Signed *sign_select(Engine *e, const Opened *index, unsigned k);
+const Factor *sign_factor(Engine *e, const Signed *s, unsigned n);           // after the exchange
 
 // ---- output (reveal.c) -----------------------------------------------------------------------------------------------
 
