@@ -543,13 +543,14 @@ Result rates_measure(Rates *r, const Plan *p, const ModelConfig *c)
     if (!data) return fail(FAIL_SYSTEM, "there is no memory to measure");
     memset(data, 1, MEMORY);
     Stream from = {data, 0};
-    Result result = products_measure(r, p, c, &cost, &from);
+    const ModelConfig shape = plan_shape(p, c);
+    Result result = products_measure(r, p, &shape, &cost, &from);
     if (!failed(result)) {
         plain_measure(r, p, &from);
         r->words[0] = words_sealed(&from);
         result = words_live(&r->words[1], &from);
     }
-    if (!failed(result)) result = small_measure(r, p, c, data);
+    if (!failed(result)) result = small_measure(r, p, &shape, data);
     free(data);
     return result;
 }

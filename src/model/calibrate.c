@@ -20,6 +20,8 @@ typedef struct Watcher {
     uint32_t known;                            // rows of the chunk that are known: left out
     double rms[CHUNK];                         // of the rows, at the last norm
     double (*bias)[MAT_COUNT];                 // (secure layers) the largest, as it is folded; all 0 for a Llama
+    const uint32_t *(*kept)[MAT_COUNT];        // (secure layers) of rows or columns, those of the heads that are left: see kept_heads
+    float *left;                               // (CHUNK, heads * head_dim)
 } Watcher;
 
 static void most(double *at, double v)
@@ -104,9 +106,35 @@ static void see_low_rank(Watcher *w, LayerSeen *l, const float *x, size_t len)
     }
 }
 
+/* Of the queries, keys or values of all heads, those of the heads that are left. */
+static const float *heads_left(const Watcher *w, MatrixKind kind, const float *x, size_t *len)
+{
+    const ModelConfig *c = &w->m->config, shape = plan_shape(w->p, c);
+    const uint32_t *kept = w->kept[w->layer - w->p->frozen][kind];
+    size_t all = matrix_rows(c, kind), left = matrix_rows(&shape, kind), rows = *len / all;
+    if (!kept) return x;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < left; i++) w->left[r * left + i] = x[r * all + kept[i]];
+    *len = rows * left;
+    return w->left;
+}
+
+static void see_scores(const Watcher *w, LayerSeen *l, const float *x, size_t len)
+{
+    double sum = 0;
+    for (size_t i = 0; i < len; i++) {
+        double v = (double)x[i], shifted = v + w->p->score_shift;
+        most(&l->score, v);
+        sum += w->p->softmax == SOFTMAX_2QUAD ? shifted * shifted : fmax(v, 0);
+    }
+    if (sum > 0) l->sum_low = fmin(l->sum_low, sum), l->sum_high = fmax(l->sum_high, sum);
+}
+
 static void see_half(Watcher *w, LayerSeen *l, Sight what, const float *x, size_t len)
 {
-    const ModelConfig *c = &w->m->config;
+    const ModelConfig shape = plan_shape(w->p, &w->m->config), *c = &shape;
+    if (what == SEE_QUERY || what == SEE_KEY || what == SEE_VALUE)
+        x = heads_left(w, what == SEE_QUERY ? MAT_Q : what == SEE_KEY ? MAT_K : MAT_V, x, &len);
     size_t wide = (size_t)c->heads * c->head_dim, kv = (size_t)c->kv_heads * c->head_dim;
     double scale = 1 / sqrt((double)c->head_dim);
     switch (what) {
@@ -124,9 +152,9 @@ static void see_half(Watcher *w, LayerSeen *l, Sight what, const float *x, size_
         most(&l->product[ATTN], rows_most(w, x, len, kv, true) + rows_bias(w, MAT_V, len / kv));
         break;
     case SEE_SCORE:
-        for (size_t i = 0; i < len && len > w->p->known; i++) most(&l->score, (double)x[i]);
+        if (len > w->p->known) see_scores(w, l, x, len);
         break;
-    case SEE_MIXED: most(&l->mixed, rows_most(w, x, len, wide, false)); break;
+    case SEE_MIXED: most(&l->mixed, rows_most(w, x, len, (size_t)w->m->config.heads * c->head_dim, false)); break;
     case SEE_GATE:
     case SEE_UP:
         most(what == SEE_GATE ? &l->gate : &l->up, rows_most(w, x, len, c->ffn, false));
@@ -211,7 +239,7 @@ static CHECKED Result seen_check(const Plan *p, const PlanSeen *s)
     for (uint32_t l = 0; l < p->layers; l++) {
         const LayerSeen *q = &s->layer[l];
         good &= isfinite(q->residual + q->product[ATTN] + q->product[FFN] + q->query + q->key + q->value);
-        good &= isfinite(q->score + q->mixed + q->gate + q->up);
+        good &= isfinite(q->score + q->mixed + q->gate + q->up) && (p->softmax == SOFTMAX_EXP || isfinite(q->sum_low + q->sum_high));
         good &= q->square_high[ATTN] > 0 && q->square_high[FFN] > 0;
     }
     return good ? OK : fail(FAIL_DATA, "calibration: the network gave values that are not finite, or saw no text");
@@ -222,8 +250,17 @@ static PlanSeen *seen_new(const Plan *p, Arena *a)
     PlanSeen *s = arena_new(a, PlanSeen, 1);
     s->layer = arena_new(a, LayerSeen, p->layers);
     s->square_low = INFINITY;
-    for (uint32_t l = 0; l < p->layers; l++) s->layer[l].square_low[ATTN] = s->layer[l].square_low[FFN] = INFINITY;
+    for (uint32_t l = 0; l < p->layers; l++) s->layer[l].square_low[ATTN] = s->layer[l].square_low[FFN] = s->layer[l].sum_low = INFINITY;
     return s;
+}
+
+static void heads_note(Watcher *w, Arena *arena)
+{
+    const ModelConfig *c = &w->m->config;
+    w->kept = arena_alloc(arena, w->p->layers, sizeof *w->kept);
+    w->left = arena_new(arena, float, (size_t)CHUNK * c->heads * c->head_dim);
+    for (uint32_t l = 0; l < w->p->layers; l++)
+        for (MatrixKind k = 0; k < MAT_COUNT; k++) w->kept[l][k] = kept_heads(w->p, c, l, k, arena);
 }
 
 static CHECKED Result biases_note(Watcher *w, Arena *arena)
@@ -259,6 +296,7 @@ static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const
     Arena arena;
     arena_init(&arena, false);
     Watcher w = {.m = m, .a = a, .p = p, .seen = seen_new(p, &arena)};
+    heads_note(&w, &arena);
     Result r = biases_note(&w, &arena);
     if (!failed(r)) r = run_text(&w, tokens, count, &arena);
     if (!failed(r)) r = seen_check(p, w.seen);

@@ -118,13 +118,13 @@ static void need_squares(Check *k, const LookupSpec *s, unsigned sum, unsigned f
 
 typedef struct Out { Width to; int turned; } Out;            // what becomes of a result; turned: bits that RoPE adds
 
-static Out out_of(const LayerPlan *l, MatrixKind kind)
+static Out out_of(const Plan *p, const LayerPlan *l, MatrixKind kind)
 {
     switch (kind) {
     case MAT_Q: return (Out){l->query, (int)l->rope_f};
     case MAT_K: return (Out){l->key, (int)l->rope_f};
     case MAT_V: return (Out){l->value, 0};
-    case MAT_GATE: return (Out){{l->silu.t, l->silu.f}, 0};
+    case MAT_GATE: return (Out){gate_width(p, l), 0};
     default: return (Out){l->up, 0};
     }
 }
@@ -139,7 +139,7 @@ static void check_fold(Check *k, const LayerPlan *l, const NormPlan *n, const No
     need_range(k, n->product, l->range.product[half], 2, "product");
     need(k, is_ring(r->times), "product with 1/rms");
     for (unsigned i = 0; i < count; i++) {
-        Out o = out_of(l, kind[i]);
+        Out o = out_of(p, l, kind[i]);
         int f = (int)n->product.f + r->inverse_f;
         need(k, r->room[i] >= 1 && f + o.turned >= (int)o.to.f, "product with 1/rms");
         if (p->private_part == PRIVATE_LORA) need_to(k, r->lift, fx + (int)l->weight_f[kind[i]], n->product, "public product");
@@ -166,7 +166,7 @@ static void check_lean(Check *k, const LayerPlan *l, const NormPlan *n, const No
     need_to(k, r->times, fx + r->inverse_f, n->normed, "x / rms");
     if (private) need(k, is_ring(r->pinned_a) && (r->normed_opened || (int)n->normed.n == r->pinned_a), "ring of the private matrix");
     for (unsigned i = 0; i < count; i++) {
-        Out o = out_of(l, kind[i]);
+        Out o = out_of(p, l, kind[i]);
         Width sum = {(unsigned)(r->room[i] > 0 ? r->room[i] : 0) + n->product.f, n->product.f};
         need(k, (int)n->product.f + o.turned >= (int)o.to.f, "fraction bits of the sum");
         int weight = private ? fa + r->extra[i] : (int)l->weight_f[kind[i]];
@@ -192,7 +192,7 @@ static void check_held(Check *k, const LayerPlan *l, const NormPlan *n, const No
     need_range(k, n->normed, l->range.residual - r->shift, r->normed_opened ? 2 : 1, "x of a held norm");
     if (private) need(k, is_ring(r->pinned_a) && (r->normed_opened || (int)n->normed.n == r->pinned_a), "ring of the private matrix");
     for (unsigned i = 0; i < count; i++) {
-        Out o = out_of(l, kind[i]);
+        Out o = out_of(p, l, kind[i]);
         bool lifted = r->y_opened && p->adapted[kind[i]];
         Width sum = {(unsigned)(r->room[i] > 0 ? r->room[i] : 0) + n->product.f, n->product.f};
         need(k, (int)n->product.f + o.turned >= (int)o.to.f, "fraction bits of the sum");
@@ -229,39 +229,54 @@ static void check_half(Check *k, const LayerPlan *l, const LayerRings *rings, in
 
 // ---- the rest of a layer ---------------------------------------------------------------------------------------------
 
-static int context_bits(const Plan *p)
-{
-    int b = 1;
-    while (UINT64_C(1) << b < p->context) b++;
-    return b;
-}
-
 static void check_sum(Check *k, const LayerPlan *l, const LayerRings *r)
 {
     const LookupSpec *s = &l->sum_coarse, *fine = &l->sum_fine;
     need_lookup(k, s, FN_RECIPROCAL, "1/sum table");
     need_fine(k, s, fine, FN_RECIPROCAL, "fine 1/sum table");
-    need(k, (int)s->t >= context_bits(k->p) + (int)s->f, "1/sum table");
+    need(k, (int)s->t >= sum_range(k->p, l) + (int)s->f, "1/sum table");
     need_to(k, (int)l->exp.n, (int)l->exp.f, (Width){s->t, s->f}, "index of 1/sum");
     if (k->wrong || k->p->prefer == PREFER_EXCHANGES) return;
     need_to(k, r->sum_times, lookup_f(s), l->sum_inverse, "1/sum");
     need_range(k, l->sum_inverse, lookup_range(s), 2, "1/sum");
 }
 
+/* Cells of a sign, of an index of `opened` bits. */
+static void need_sign(Check *k, Width opened, unsigned cell, const char *what)
+{
+    need(k, cell >= 1 && opened.n >= cell + 4 && opened.n <= cell + 17, what);
+}
+
+/* Another softmax: (x + shift)^2, or max(x, 0), in units of 2^weight_unit. */
+static void check_weights(Check *k, const LayerPlan *l)
+{
+    const LayerRange *r = &l->range;
+    bool quad = k->p->softmax == SOFTMAX_2QUAD;
+    need_range(k, l->score, r->score, 2, "scores");
+    need(k, r->score >= 0 && l->score.f <= 20, "scores");
+    if (k->wrong) return;
+    double most = ldexp(1, r->score) + fabs(k->p->score_shift), bound = ldexp(quad ? most * most : most, -l->weight_unit);
+    if (!quad) need_sign(k, l->score, l->score_cell, "sign of the scores");
+    need(k, bound <= ldexp(1, r->weight), "softmax weights");
+}
+
 static void check_attention(Check *k, const LayerPlan *l, const LayerRings *r)
 {
     const LookupSpec *s = &l->score_exp;
-    int bits = context_bits(k->p);
+    int bits = sum_range(k->p, l), weight = k->p->softmax ? l->range.weight + 1 : 1;
     need_range(k, l->query, l->range.query, 1, "query");
     need_range(k, l->key, l->range.key, 1, "key");
     need_range(k, l->value, l->range.value, 1, "value");
     need(k, k->p->arch == ARCH_GPT2 ? l->rope_f == 0 : l->rope_f >= 4 && l->rope_f <= 20, "angles");
-    need_lookup(k, s, FN_EXP, "exp table");
-    need(k, s->f == 9 && s->k == 10 && s->t - s->k <= 12 && s->offset == -2, "exp table");
+    if (k->p->softmax) check_weights(k, l);
+    else {
+        need_lookup(k, s, FN_EXP, "exp table");
+        need(k, s->f == 9 && s->k == 10 && s->t - s->k <= 12 && s->offset == -2, "exp table");
+    }
     need(k, l->query.n == l->key.n, "query and key");
-    need_to(k, (int)l->query.n, (int)(l->query.f + l->key.f), (Width){s->t, s->f}, "score index");
-    need_to(k, r->exp_times, (int)s->f0 + 14, l->exp, "softmax weights");
-    need_range(k, l->exp, 1, 1, "softmax weights");
+    need_to(k, (int)l->query.n, (int)(l->query.f + l->key.f), score_width(k->p, l), "score index");
+    need_to(k, r->exp_times, weight_f(k->p, l), l->exp, "softmax weights");
+    need_range(k, l->exp, weight, 1, "softmax weights");
     check_sum(k, l, r);
     need(k, l->value.n >= l->exp.n, "value");
     need_to(k, (int)l->exp.n, (int)(l->exp.f + l->value.f), l->mix, "mixed values");
@@ -283,6 +298,27 @@ static void check_out(Check *k, const LayerPlan *l, const OutRings *r, MatrixKin
     if (!k->p->adapted[kind]) return;
     need_to(k, r->pinned_a, (int)in_f + fa, z, what);
     need_to(k, r->pinned_b, (int)z.f + fa, l->residual, what);
+}
+
+/* max(x, 0), and x^2 / 8 + x / 4 + 1 / 2, which is below 2^(2 g - 2) (or 2) for |x| < 2^g. */
+static void check_approx_hidden(Check *k, const LayerPlan *l, const LayerRings *r)
+{
+    bool quad = k->p->activation == ACTIVATION_QUAD, gpt2 = k->p->arch == ARCH_GPT2;
+    int range = !quad ? l->range.gate : l->range.gate > 1 ? 2 * l->range.gate - 2 : 1, f = activation_f(k->p, l);
+    need_range(k, l->gate, l->range.gate, 2, "gate");
+    need(k, l->range.gate >= 0 && l->gate.f <= 20, "gate");
+    if (!quad) need_sign(k, l->gate, l->gate_cell, "sign of the gate");
+    need(k, (int)l->hidden.n >= r->down.lift, "hidden");
+    if (gpt2) {
+        need_to(k, r->gelu_times, f, l->hidden, "hidden");
+        need_range(k, l->hidden, range, 1, "hidden");
+        return;
+    }
+    need_range(k, l->up, l->range.up, 2, "up");
+    need_range(k, l->gated, quad ? range : range + l->range.up, 2, "activation");
+    need_to(k, r->gated_times, quad ? f : f + (int)l->up.f, l->gated, "activation");
+    need(k, l->hidden.f == l->gated.f + (quad ? l->up.f : 0), "hidden");
+    need_range(k, l->hidden, range + l->range.up, 1, "hidden");
 }
 
 static void check_hidden(Check *k, const LayerPlan *l, const LayerRings *r)
@@ -319,7 +355,8 @@ static void check_layer(Check *k, uint32_t layer)
     check_attention(k, l, &r);
     check_out(k, l, &r.out, MAT_O, l->attention.f, l->low_rank_out, "output projection");
     check_half(k, l, &r, FFN);
-    check_hidden(k, l, &r);
+    if (p->activation) check_approx_hidden(k, l, &r);
+    else check_hidden(k, l, &r);
     check_out(k, l, &r.down, MAT_DOWN, l->hidden.f, l->low_rank_down, "down projection");
 }
 
@@ -340,7 +377,7 @@ static void check_head(Check *k)
 static void check_memory(Check *k)
 {
     const Plan *p = k->p;
-    const ModelConfig *c = k->c;
+    const ModelConfig shape = plan_shape(p, k->c), *c = &shape;
     double width = (double)c->kv_heads * c->head_dim, caches = 4.0 * sizeof(uint64_t) * p->context * width * p->layers;    // two masks each
     snprintf(k->where, sizeof k->where, "memory");
     need(k, caches <= most_cache_bytes, "keys and values too large");
@@ -363,10 +400,11 @@ static void check_shape(Check *k)
         need(k, p->known_token[i] >= 0 && (uint32_t)p->known_token[i] < c->vocab, "known tokens");
     need(k, p->rank <= MOST_RANK && (p->rank > 0) == adapted && (p->private_part == PRIVATE_LORA || !adapted), "adapted matrices");
     need(k, p->query_bits == 0 || p->private_part == PRIVATE_LAYERS, "scale of the queries");
+    need(k, fabs(p->score_shift) <= 1024 && (p->score_shift != 0) == (p->softmax == SOFTMAX_2QUAD), "shift of the scores");
     need(k, p->adapter_f <= 24, "fraction bits of private weights");
     need(k, p->weight_bits == 8 || p->weight_bits == 16, "bits of public weights");
     need(k, c->head_dim % 2 == 0 && c->heads % c->kv_heads == 0, "heads");
-    if (failed(head_groups_check(&p->heads, c, p->layers)) || head_groups_pruned(&p->heads, c)) need(k, false, "merged heads");
+    need(k, !failed(head_groups_check(&p->heads, c, p->layers)), "merged heads");
     if (failed(held_norms_check(p->norm, p->layers))) need(k, false, "held norms");
 }
 

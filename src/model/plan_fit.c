@@ -133,7 +133,7 @@ typedef struct Fit {
     const PlanSeen *seen;
     const ModelConfig *c;
     const Model *m;                            // NULL: only the shape is known
-    int fx, context_bits;                      // fraction bits of the residual; a row sum is at most 2^context_bits
+    int fx;                                    // fraction bits of the residual
     bool private, lean, gpt2;
     Start start;
 } Fit;
@@ -280,17 +280,72 @@ static void fit_norm(const Fit *f, LayerPlan *l, int half, int y, int x)
 
 static void fit_values(const Fit *f, LayerPlan *l, int fe, int fv, int fo)
 {
-    int room = f->context_bits + l->range.mixed + 2;          // of the mixed values, un-normalised
+    int room = sum_range(f->p, l) + l->range.mixed + 2;       // of the mixed values, un-normalised
     l->mix = width(room + fo, fo);
+    if (f->p->softmax) fe = least(fe, weight_f(f->p, l)), room = most(room, l->range.weight + 2 - fv);
     l->exp = width(room + fe + fv, fe);
     l->value = width(room + fe + fv, fv);
 }
 
 static void fit_scores(const Fit *f, LayerPlan *l, int cells, int fq, int fk)
 {
-    l->score_exp = exp_spec(cells, f->start.exp, f->start.exp_bits);
-    l->query = width(cells + 1 + fq + fk, fq);
-    l->key = width(cells + 1 + fq + fk, fk);
+    int room = f->p->softmax ? above(l->score) : cells + 1;
+    if (!f->p->softmax) l->score_exp = exp_spec(cells, f->start.exp, f->start.exp_bits);
+    l->query = width(room + fq + fk, fq);
+    l->key = width(room + fq + fk, fk);
+}
+
+// ---- another softmax, another activation -----------------------------------------------------------------------------
+
+/* The sign of an opened x of f fraction bits, |x| < 2^range, which is wrong for some |x| below half a cell. Cells of width 2^-fine;
+ * beyond 512 of them 1/4 will do. */
+static unsigned sign_cell(int range, int f, int fine)
+{
+    int cells = clamp(least(range + 1 + fine, most(9, range + 3)), 3, 14);
+    return (unsigned)most(1, range + 1 + f - cells);
+}
+
+/* Weights are counted in a unit in which the lowest sum is some 2^-6, as it is of exponentials; sums of less than 2^-12 of the
+ * largest are taken for that. */
+static void fit_softmax(const Fit *f, LayerPlan *l, const LayerSeen *s)
+{
+    LayerRange *r = &l->range;
+    bool quad = f->p->softmax == SOFTMAX_2QUAD;
+    r->score = most(1, bits_of(s->score * 1.25 + 1, silu_rim));
+    double bound = ldexp(1, r->score) + fabs(f->p->score_shift), low = fmax(fmax(s->sum_low, s->sum_high * 0x1p-12), 0x1p-20) / 2;
+    l->weight_unit = (int)floor(log2(low)) + 6;
+    r->weight = bits_of(quad ? bound * bound : bound, 1) - l->weight_unit;
+    r->sum = most(1, bits_of(ldexp(s->sum_high, -l->weight_unit), margin));
+    int fs = quad ? clamp((16 - l->weight_unit) / 2, 8, 14) : clamp(15 - l->weight_unit, 8, 14);
+    l->score = width(r->score + 2 + fs, fs);
+    l->score_cell = quad ? 0 : sign_cell(r->score, fs, 4);
+}
+
+/* GPT-2: of the gate alone. */
+static void fit_approx_gate(const Fit *f, LayerPlan *l)
+{
+    bool quad = f->p->activation == ACTIVATION_QUAD;
+    l->hidden = width(above(l->residual) + (int)l->weight_f[MAT_DOWN] + f->start.hidden, f->start.hidden);
+    int fg = quad ? clamp((64 - above(l->hidden) - 3) / 2, (f->start.hidden - 2) / 2, 8) : f->start.hidden;
+    l->gate = width(l->range.gate + 2 + fg, fg);
+    l->gate_cell = quad ? 0 : sign_cell(l->range.gate, fg, 3);
+}
+
+/* Llama: times up; up and gated share the hidden values' fraction bits, of which `left` are there. */
+static CHECKED Result fit_approx_hidden(const Fit *f, LayerPlan *l, int left)
+{
+    bool quad = f->p->activation == ACTIVATION_QUAD;
+    const int fg = 9;
+    int range = quad ? most(2 * l->range.gate - 2, 1) : l->range.gate + l->range.up, up = 10, gated = quad ? 10 : least(left, 14);
+    while (quad && up + gated > left && up > 6) --*(up > gated - 2 ? &up : &gated);
+    if (up + gated > left && (quad || gated < 10)) return fail(FAIL_DATA, "hidden values do not fit 64 bits");
+    l->gate = width(l->range.gate + 2 + fg, fg);
+    l->gate_cell = quad ? 0 : sign_cell(l->range.gate, fg, 3);
+    l->up = width(l->range.up + 2 + up, up);
+    l->gated = width(range + 2 + gated, gated);
+    l->hidden.f = (unsigned)(quad ? up + gated : gated);
+    l->hidden.n = (unsigned)(range + (quad ? l->range.up : 0) + 1) + l->hidden.f;
+    return OK;
 }
 
 /* The knob with the most to spare among those that shorten the chain that is too long; KNOBS if there is none. */
@@ -334,7 +389,7 @@ static CHECKED Result fit_attention_half(const Fit *f, LayerPlan *l, const Layer
 /* The widths behind the mixed values. direct: the output goes to S unlifted; else the lift went to the queries instead. */
 static CHECKED Result fit_attention(const Fit *f, LayerPlan *l)
 {
-    int room = above(l->residual), mixed = l->range.mixed, bits = f->context_bits, fo = f->start.attention, fs;
+    int room = above(l->residual), mixed = l->range.mixed, bits = sum_range(f->p, l), fo = f->start.attention, fs;
     bool direct = f->private && (f->lean || f->gpt2);
     l->attention_opened = !direct;
     for (;;) {
@@ -349,6 +404,8 @@ static CHECKED Result fit_attention(const Fit *f, LayerPlan *l)
         l->weight_f[MAT_O]--;                  // attention output is smaller than what the other matrices see
     }
     sum_specs(&l->sum_coarse, &l->sum_fine, bits, least(14, (int)l->exp.f), f->lean ? bits + 16 : fs);
+    if (f->p->softmax == SOFTMAX_2RELU) l->sum_coarse.offset = ldexp(SOFTMAX_FLOOR, -l->weight_unit);
+    if (l->sum_coarse.border) l->sum_fine.offset = l->sum_coarse.offset;
     return OK;
 }
 
@@ -392,10 +449,26 @@ static void fit_gelu(const Fit *f, LayerPlan *l)
     l->hidden = width(above(l->residual) + (int)l->weight_f[MAT_DOWN] + f->start.hidden, f->start.hidden);
 }
 
+/* The down projection, behind hidden values whose fraction bits are settled. */
+static void fit_down(const Fit *f, LayerPlan *l, int room)
+{
+    int cap = 64 - room - (int)l->hidden.f;
+    if (!f->private && f->p->weight_bits == 16 && (int)l->weight_f[MAT_DOWN] > cap) l->weight_f[MAT_DOWN] = (unsigned)clamp(cap, 0, 15);
+    l->low_rank_out = fit_low_rank(f, l, MAT_O), l->low_rank_down = fit_low_rank(f, l, MAT_DOWN);
+}
+
 /* SiLU, up, and the down projection: the hidden values take what the residual and the weights leave. */
 static CHECKED Result fit_hidden(const Fit *f, LayerPlan *l)
 {
     int room = above(l->residual), left = 64 - room - down_cost(f), range = l->range.gate;
+    LayerRings r;
+    if (f->p->activation) {
+        GUARD(fit_approx_hidden(f, l, left));
+        fit_down(f, l, room);
+        layer_rings(&r, f->p, (uint32_t)(l - f->p->layer));
+        l->hidden.n = (unsigned)most(r.down.lift, (int)l->hidden.n);
+        return OK;
+    }
     int up = 10, silu = clamp(silu_cells(range) + 10 - range, 8, 15);
     while (up + silu > left && up > 8) up--;
     while (up + silu > left && silu > 10) silu--;
@@ -404,10 +477,7 @@ static CHECKED Result fit_hidden(const Fit *f, LayerPlan *l)
     l->silu = silu_spec(FN_SILU, range, silu);
     l->up = width(l->range.up + 2 + up, up);
     l->hidden.f = (unsigned)lookup_f(&l->silu) + l->up.f;
-    int cap = 64 - room - (int)l->hidden.f;
-    if (!f->private && f->p->weight_bits == 16 && (int)l->weight_f[MAT_DOWN] > cap) l->weight_f[MAT_DOWN] = (unsigned)clamp(cap, 0, 15);
-    l->low_rank_out = fit_low_rank(f, l, MAT_O), l->low_rank_down = fit_low_rank(f, l, MAT_DOWN);
-    LayerRings r;
+    fit_down(f, l, room);
     layer_rings(&r, f->p, (uint32_t)(l - f->p->layer));
     l->hidden.n = (unsigned)most(r.down.lift, range + l->range.up + (int)l->hidden.f + 1);
     return OK;
@@ -431,9 +501,11 @@ static CHECKED Result fit_layer(const Fit *f, uint32_t layer)
         if (f->lean) rsqrt_levels(&n->rsqrt, &n->rsqrt_fine);
     }
     fit_weights(f, l, layer);
+    if (f->p->softmax) fit_softmax(f, l, s);
     GUARD(fit_attention_half(f, l, s));
     GUARD(fit_attention(f, l));
-    if (f->gpt2) fit_gelu(f, l);
+    if (f->gpt2 && f->p->activation) fit_approx_gate(f, l);
+    else if (f->gpt2) fit_gelu(f, l);
     else GUARD(fit_hidden(f, l));
     fit_norm(f, l, FFN, f->start.ffn_y, f->start.ffn_x);
     return OK;
@@ -471,7 +543,6 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model
              .lean = p->prefer == PREFER_BYTES, .gpt2 = c->arch == ARCH_GPT2};
     f.start = f.gpt2 ? start_gpt2(f.lean) : start_llama(f.lean, f.private);
     f.fx = residual_fraction(p, seen, f.start.residual);
-    for (f.context_bits = 1; UINT64_C(1) << f.context_bits < p->context; f.context_bits++) {}
     p->final_range = residual_bits(c, seen->residual, seen->square_high);
     for (uint32_t l = 0; l < p->layers; l++)
         fit_range(&f, &p->layer[l].range, &seen->layer[l], l + 1 < p->layers ? seen->layer[l + 1].residual : seen->residual,
@@ -489,14 +560,14 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model
 
 Variant plan_variant(const Plan *p)
 {
-    return (Variant){.first = p->frozen, .heads = p->heads, .norm = p->norm, .norm_mix = p->norm ? 1 : 0};
+    return (Variant){.first = p->frozen, .heads = p->heads, .activation = p->activation, .softmax = p->softmax,
+                     .score_shift = (float)p->score_shift, .norm = p->norm, .norm_mix = p->norm ? 1 : 0};
 }
 
 /* What the secure layers cannot do. */
-static CHECKED Result variant_refuse(const Variant *v, const ModelConfig *c)
+static CHECKED Result variant_refuse(const Variant *v)
 {
-    const char *what = head_groups_pruned(&v->heads, c) ? "pruned heads" : v->activation ? "another activation"
-                       : v->softmax ? "another softmax" : v->side_by_side ? "attention and feed-forward side by side"
+    const char *what = v->side_by_side ? "attention and feed-forward side by side"
                        : v->norm && v->norm_mix > 0 && v->norm_mix < 1 ? "norms on the way to a constant" : NULL;
     if (!what && v->score_scale != 0 && v->score_scale != 1) what = "another scale of the scores";
     return what ? fail(FAIL_USE, "the secure layers cannot run this variant yet: it has %s", what) : OK;
@@ -546,7 +617,9 @@ Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
         return fail(FAIL_USE, "a known prefix of %u tokens leaves no room in a context of %u", o->prefix_len, context);
     out->known += o->prefix_len;
     out->query_bits = o->private_part == PRIVATE_LAYERS ? square_bits(c->head_dim) / 2 : 0;
-    GUARD(variant_refuse(&o->variant, c));
+    GUARD(variant_refuse(&o->variant));
+    out->activation = o->variant.activation, out->softmax = o->variant.softmax;
+    if (out->softmax == SOFTMAX_2QUAD) out->score_shift = o->variant.score_shift != 0 ? (double)o->variant.score_shift : SOFTMAX_SHIFT;
     GUARD(norms_begin(out, &o->variant));
     return heads_begin(out, &o->variant.heads, c);
 }
@@ -559,7 +632,7 @@ Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32
     for (MatrixKind k = 0; k < MAT_COUNT; k++) out->adapted[k] = out->rank > 0;
     LayerSeen typical = {.residual = 200, .square_low = {0x1p-5, 0x1p-5}, .square_high = {0x1p+5, 0x1p+5}, .normed = {32, 32},
                          .product = {200, 200}, .low_rank = {60, 60}, .query = 2, .key = 15, .value = 7, .score = 48, .mixed = 4,
-                         .gate = c->arch == ARCH_GPT2 ? 11 : 40, .up = 30};
+                         .gate = c->arch == ARCH_GPT2 ? 11 : 40, .up = 30, .sum_low = 25, .sum_high = 50.0 * out->context};
     PlanSeen seen = {arena_new(&out->arena, LayerSeen, out->layers), 200, 0x1p-5, 0x1p+5, 30};
     for (uint32_t l = 0; l < out->layers; l++) seen.layer[l] = typical;
     GUARD(plan_fit(out, &seen, c, NULL));

@@ -37,7 +37,10 @@ static const Field range_fields[] = {
     {"query", F_INT, AT(LayerRange, query), 40},
     {"key", F_INT, AT(LayerRange, key), 40},
     {"value", F_INT, AT(LayerRange, value), 40}, {"mixed", F_INT, AT(LayerRange, mixed), 40}, {"gate", F_INT, AT(LayerRange, gate), 40},
-    {"up", F_INT, AT(LayerRange, up), 40}, END};
+    {"up", F_INT, AT(LayerRange, up), 40},
+    {"score", F_INT, AT(LayerRange, score), 40},
+    {"weight", F_INT, AT(LayerRange, weight), 40},
+    {"sum", F_INT, AT(LayerRange, sum), 40}, END};
 
 static const Field norm_fields[] = {
     {"sum_bits", F_UINT, AT(NormPlan, sum), 64},
@@ -68,13 +71,20 @@ static const Field layer_fields[] = {
     {"low_rank_down", F_WIDTH, AT(LayerPlan, low_rank_down), 0},
     {"silu", F_LOOKUP, AT(LayerPlan, silu), 0},
     {"up", F_WIDTH, AT(LayerPlan, up), 0},
-    {"hidden", F_WIDTH, AT(LayerPlan, hidden), 0}, END};
+    {"hidden", F_WIDTH, AT(LayerPlan, hidden), 0},
+    {"score", F_WIDTH, AT(LayerPlan, score), 0}, {"score_cell", F_UINT, AT(LayerPlan, score_cell), 64},
+    {"weight_unit", F_INT, AT(LayerPlan, weight_unit), 40},
+    {"gate", F_WIDTH, AT(LayerPlan, gate), 0}, {"gate_cell", F_UINT, AT(LayerPlan, gate_cell), 64},
+    {"gated", F_WIDTH, AT(LayerPlan, gated), 0}, END};
 
 static const Field plan_fields[] = {
     {"architecture", F_UINT, AT(Plan, arch), ARCH_GPT2},
     {"context", F_UINT, AT(Plan, context), UINT32_MAX},
     {"known", F_UINT, AT(Plan, known), UINT32_MAX},
     {"merge", F_UINT, AT(Plan, heads.size), 1024},
+    {"activation", F_UINT, AT(Plan, activation), ACTIVATION_QUAD},
+    {"softmax", F_UINT, AT(Plan, softmax), SOFTMAX_2RELU},
+    {"score_shift", F_REAL, AT(Plan, score_shift), 0},
     {"frozen", F_UINT, AT(Plan, frozen), UINT32_MAX},
     {"adapted", F_FLAGS, AT(Plan, adapted), 0},
     {"rank", F_UINT, AT(Plan, rank), UINT32_MAX},
@@ -93,7 +103,7 @@ static const Field plan_fields[] = {
     {"model_hash", F_HASH, AT(Plan, model_hash), 0}, END};
 
 _Static_assert(sizeof(unsigned) == sizeof(uint32_t) && sizeof(Function) == sizeof(uint32_t) && sizeof(Arch) == sizeof(uint32_t)
-               && sizeof(Prefer) == sizeof(uint32_t),
+               && sizeof(Prefer) == sizeof(uint32_t) && sizeof(Activation) == sizeof(uint32_t) && sizeof(Softmax) == sizeof(uint32_t),
                "F_UINT is 32 bits");
 
 static const Field *fields_of(FieldKind k)
@@ -140,14 +150,17 @@ static Json *field_json(const Field *f, const void *at)
 /* Left out of the text where they are zero, as in every plan of a model that does without them. */
 static bool field_spare(const Field *f)
 {
-    static const char *const names[] = {"architecture", "merge", "query_bits", "rsqrt", "rsqrt_fine"};
+    static const char *const names[] = {"architecture", "merge", "query_bits", "rsqrt", "rsqrt_fine", "activation", "softmax",
+                                        "score_shift", "score_exp", "silu", "score", "score_cell", "weight", "weight_unit", "sum",
+                                        "gate_cell", "gated"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i], f->name)) return true;
-    return false;
+    return f->kind == F_WIDTH && !strcmp(f->name, "gate");     // the range of that name is always there
 }
 
 static bool field_empty(const Field *f, const void *at)
 {
+    if (f->kind == F_REAL) return *(const double *)at == 0;
     return f->kind == F_LOOKUP ? ((const LookupSpec *)at)->t == 0 : *(const uint32_t *)at == 0;
 }
 

@@ -47,13 +47,36 @@ unsigned square_bits(uint32_t width)
 
 static int above(Width w) { return (int)w.n - (int)w.f; }
 
-static int kind_room(const LayerPlan *l, MatrixKind k)
+Width gate_width(const Plan *p, const LayerPlan *l) { return p->activation ? l->gate : (Width){l->silu.t, l->silu.f}; }
+Width score_width(const Plan *p, const LayerPlan *l) { return p->softmax ? l->score : (Width){l->score_exp.t, l->score_exp.f}; }
+
+int activation_f(const Plan *p, const LayerPlan *l)
+{
+    return p->activation == ACTIVATION_QUAD ? 2 * (int)l->gate.f + 3 : p->activation ? (int)l->gate.f : lookup_f(&l->silu);
+}
+
+int weight_f(const Plan *p, const LayerPlan *l)
+{
+    if (p->softmax == SOFTMAX_EXP) return (int)l->score_exp.f0 + 14;
+    return (p->softmax == SOFTMAX_2QUAD ? 2 : 1) * (int)l->score.f + l->weight_unit;
+}
+
+/* Weights that are exponentials are at most 1. */
+int sum_range(const Plan *p, const LayerPlan *l)
+{
+    int b = 1;
+    if (p->softmax) return l->range.sum;
+    while (UINT64_C(1) << b < p->context) b++;
+    return b;
+}
+
+static int kind_room(const Plan *p, const LayerPlan *l, MatrixKind k)
 {
     switch (k) {
     case MAT_Q: return above(l->query) + (int)l->rope_f;
     case MAT_K: return above(l->key) + (int)l->rope_f;
     case MAT_V: return above(l->value);
-    case MAT_GATE: return (int)l->silu.t - (int)l->silu.f;
+    case MAT_GATE: return above(gate_width(p, l));
     default: return above(l->up);
     }
 }
@@ -68,7 +91,7 @@ static void norm_rings(NormRings *r, const Plan *p, const LayerPlan *l, int half
     *r = (NormRings){.inverse_f = lean ? (int)n->inverse.f : lookup_f(&n->rsqrt), .most = INT32_MIN};
     if (lean) r->inverse_times = above(n->inverse) + lookup_f(&n->rsqrt);
     for (unsigned k = 0; k < count; k++) {
-        r->room[k] = kind_room(l, kind[k]), r->extra[k] = kind[k] == MAT_Q ? (int)p->query_bits : 0;
+        r->room[k] = kind_room(p, l, kind[k]), r->extra[k] = kind[k] == MAT_Q ? (int)p->query_bits : 0;
         if (r->room[k] + r->extra[k] > r->most) r->most = r->room[k] + r->extra[k];
         adapted |= !private && p->adapted[kind[k]];
         int lift = lean ? r->room[k] + (int)n->normed.f + (int)l->weight_f[kind[k]]
@@ -105,7 +128,7 @@ static void held_rings(NormRings *r, const Plan *p, const LayerPlan *l, int half
     *r = (NormRings){.held = true, .most = INT32_MIN, .normed_opened = !private || half == ATTN};
     norm_mantissa(p, (uint32_t)(l - p->layer), half, &r->shift);
     for (unsigned k = 0; k < count; k++) {
-        r->room[k] = kind_room(l, kind[k]), r->extra[k] = kind[k] == MAT_Q ? (int)p->query_bits : 0;
+        r->room[k] = kind_room(p, l, kind[k]), r->extra[k] = kind[k] == MAT_Q ? (int)p->query_bits : 0;
         if (r->room[k] + r->extra[k] > r->most) r->most = r->room[k] + r->extra[k];
         adapted |= !private && p->adapted[kind[k]];
     }
@@ -140,11 +163,13 @@ void layer_rings(LayerRings *r, const Plan *p, uint32_t layer)
     for (int half = 0; half < HALVES; half++) (p->norm ? held_rings : norm_rings)(&r->norm[half], p, l, half);
     bool lean = p->prefer == PREFER_BYTES;
     int looked = lookup_f(&l->sum_coarse);
-    r->exp_times = above(l->exp) + (int)l->score_exp.f0 + 14;
+    r->exp_times = above(l->exp) + weight_f(p, l);
     r->sum_f = lean ? (int)l->sum_inverse.f : looked;
     r->sum_times = lean ? above(l->sum_inverse) + looked : 0;
     r->mix_times = above(l->attention) + (int)l->mix.f + r->sum_f;
-    r->gelu_times = p->arch == ARCH_GPT2 ? above(l->hidden) + lookup_f(&l->silu) : 0;
+    r->gelu_times = p->arch == ARCH_GPT2 ? above(l->hidden) + activation_f(p, l) : 0;
+    if (p->arch == ARCH_LLAMA && p->activation)
+        r->gated_times = above(l->gated) + activation_f(p, l) + (p->activation == ACTIVATION_RELU ? (int)l->up.f : 0);
     out_rings(&r->out, p, l, MAT_O, (int)l->attention.f, l->low_rank_out);
     out_rings(&r->down, p, l, MAT_DOWN, (int)l->hidden.f, l->low_rank_down);
 }

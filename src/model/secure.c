@@ -66,7 +66,8 @@ static void angles_new(SecureNet *s, LayerNet *l, Arena *session, uint32_t layer
     l->rope = angle;
 }
 
-/* Heads of a group stand side by side: key-value heads in the plan's order, and the query heads that share them alike. */
+/* Heads of a group stand side by side: key-value heads in the plan's order, and the query heads that share them alike. Where some
+ * are pruned, the matrices give and take the others in that order. */
 static void orders_new(SecureNet *s, LayerNet *l, Arena *session, uint32_t layer)
 {
     const ModelConfig *c = &s->config;
@@ -75,6 +76,8 @@ static void orders_new(SecureNet *s, LayerNet *l, Arena *session, uint32_t layer
     if (!g->order && (size == 1 || share == 1)) return;
     uint32_t *key = arena_new(session, uint32_t, c->kv_heads), *query = arena_new(session, uint32_t, c->heads);
     for (uint32_t i = 0; i < c->kv_heads; i++) key[i] = group_head(g, layer, i);
+    l->known_order = key;
+    if (s->known_heads > c->kv_heads) return;
     for (uint32_t i = 0; i < c->heads; i++) {
         uint32_t merged = i / size, member = i % size;
         query[i] = key[merged / share * size + member] * share + merged % share;
@@ -97,15 +100,17 @@ static unsigned bias_fraction(const SecureNet *s, const LayerNet *l, uint32_t la
 static CHECKED Result bias_new(SecureNet *s, LayerNet *l, Arena *session, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
 {
     double *bias;
+    const uint32_t *kept = kind == MAT_O ? NULL : kept_heads(s->plan, &m->config, layer, kind, session);
     GUARD(private_bias(&bias, m, a, s->plan->frozen + layer, kind, session));
     if (!bias) return OK;
     size_t rows = matrix_rows(&s->config, kind);
     unsigned f = l->bias_f[kind] = bias_fraction(s, l, layer, kind);
     uint64_t *words = arena_new(session, uint64_t, rows);
     for (size_t i = 0; i < rows; i++) {
-        if (!(fabs(ldexp(bias[i], (int)f)) < 0x1p62))
-            return fail(FAIL_DATA, "layer %u %s: a bias of %g does not fit the plan", s->plan->frozen + layer, matrix_names[kind], bias[i]);
-        words[i] = ring_from_real(bias[i], f);
+        double v = bias[kept ? kept[i] : i];
+        if (!(fabs(ldexp(v, (int)f)) < 0x1p62))
+            return fail(FAIL_DATA, "layer %u %s: a bias of %g does not fit the plan", s->plan->frozen + layer, matrix_names[kind], v);
+        words[i] = ring_from_real(v, f);
     }
     l->bias[kind] = words;
     return OK;
@@ -162,9 +167,9 @@ static CHECKED Result adapter_fits(const Plan *p, const ModelConfig *c, const Ad
 Result secure_new(SecureNet **out, Engine *e, Arena *session, const ModelConfig *c, const Plan *p, const Model *m, const Adapter *a)
 {
     SecureNet *s = *out = arena_new(session, SecureNet, 1);
-    s->e = e, s->session = session, s->config = *c, s->plan = p;
-    ASSERT(!holds_public(s) || m);
     GUARD(plan_check(p, c));
+    s->e = e, s->session = session, s->config = plan_shape(p, c), s->known_heads = c->kv_heads, s->plan = p;
+    ASSERT(!holds_public(s) || m);
     if (holds_private(s)) GUARD(adapter_fits(p, c, a));
     s->tables = tables_new(p, &s->table, session);
     s->layer = arena_new(session, LayerNet, p->layers);

@@ -26,6 +26,7 @@ typedef struct LayerRange {
     int low_rank[2];                           // z = A x before the same
     int query, key, value, mixed;              // queries with their 1 / sqrt(head_dim); mixed: attention output
     int gate, up;                              // |gate * up| bounds the hidden values; gate: less a cell of the SiLU table
+    int score, weight, sum;                    // another softmax: scores, less a cell of their sign; its weights, and their sum
 } LayerRange;
 
 /* A norm and the matrices behind it. Fold multiplies by 1/rms after the matrices, lean before; a norm that is held at a constant
@@ -58,6 +59,11 @@ typedef struct LayerPlan {
     Width low_rank_out, low_rank_down;         // z of the output and of the down projection, as sent
     LookupSpec silu;                           // of the gate: SiLU, or GELU for GPT-2
     Width up, hidden;                          // GPT-2 has no up
+    /* Another softmax has no score_exp, another activation no silu (secure_approx.c). Cells: of signs, in bits of their index. */
+    Width score; unsigned score_cell;          // scores as opened
+    int weight_unit;                           // softmax weights are counted in 2^weight_unit
+    Width gate; unsigned gate_cell;            // the gate as opened
+    Width gated;                               // Llama: of ReLU gate times up, of Quad the activation, as opened
 } LayerPlan;
 
 typedef struct Plan {
@@ -66,6 +72,9 @@ typedef struct Plan {
     int32_t *known_token;                      // (known): BOS and a public prefix, covered by the plan's hash; NULL: BOS alone
     HeadGroups heads;                          // of the secure layers, from `frozen` on; the order lies in the arena
     const float *norm;                         // (layers, 2) constants in place of 1/rms (Variant.norm); NULL: none. In the arena
+    Activation activation;
+    Softmax softmax;
+    double score_shift;                        // of 2Quad; else 0
     uint32_t frozen, layers;                   // the client runs layers below `frozen`; the `layers` above are secure
     bool adapted[MAT_COUNT];                   // matrices with low-rank factors, the same in every secure layer
     uint32_t rank;                             // of the adapter; 0 without one
@@ -96,8 +105,7 @@ typedef struct PlanOptions {
     unsigned weight_bits;                      // of plan_assume: 8, or 16 (also 0); plan_make follows the model
     /* Tokens after BOS that both know, of a system prompt or a template's head. plan_assume looks at their number alone. */
     const int32_t *prefix; uint32_t prefix_len;
-    /* Of which the secure layers merge heads and hold norms: whatever else it changes is refused by name. first does not count: it
-     * is taken to be `frozen`. */
+    /* What the secure layers cannot do of it is refused by name. first does not count: it is taken to be `frozen`. */
     Variant variant;
 } PlanOptions;
 /* Runs the plain model with its adapter over the text, watches the ranges and chooses the plan. */
@@ -112,6 +120,8 @@ void plan_json(const Plan *p, Buffer *out);
 void plan_free(Plan *p);
 /* The plan's layers as a variant for the plain network; the plan must outlive it. */
 Variant plan_variant(const Plan *p);
+/* The model's shape as the secure layers have it: of a sound plan's pruned heads there is nothing. */
+ModelConfig plan_shape(const Plan *p, const ModelConfig *c);
 /* Over the plan's JSON, the shape, and the tables it makes. The hash of the public integers is in the plan. */
 void plan_hash(const Plan *p, const ModelConfig *c, uint8_t out[HASH_BYTES]);
 /* Of every public integer of the secure layers and the head. Fails where the plan is of another model. */

@@ -114,7 +114,13 @@ static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, 
     const LayerPlan *p = l->plan;
     size_t heads = merged_heads(s), *group_len;
     const Layout *groups = layout_uniform(e, heads), *at = score_layout(s, groups->rows, &group_len);
-    Wire scores = attend_scores(e, q, l->keys, heads, merged_dim(s), at);
+    Wire scores = attend_scores(e, q, l->keys, heads, merged_dim(s), at), w;
+    if (s->plan->softmax) {
+        GUARD(approx_weights(s, l, scores, &w));
+        *out = wire_open(e, w);
+        *sums = wire_map(e, w, groups, 0, sum_row, &(Rows){at, heads});
+        return OK;
+    }
     Opened *index = wire_open_to(e, scores, p->score_exp.t, p->score_exp.f);
     GUARD(engine_exchange(e, "attention: score index"));
     RowMax *max = rowmax_count(e, index, p->score_exp.k, groups, group_len);
@@ -124,7 +130,7 @@ static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, 
     Looked *look = lookup_select_below(e, index, l->score_exp, top, groups);
     GUARD(engine_exchange(e, "attention: exp column"));
     unsigned ring = (unsigned)l->rings.exp_times;
-    Wire w = wire_to(e, factor_mul_once(e, looked_factor(e, look, ring), NULL, ring), p->exp.n, p->exp.f);
+    w = wire_to(e, factor_mul_once(e, looked_factor(e, look, ring), NULL, ring), p->exp.n, p->exp.f);
     *out = wire_open(e, w);
     *sums = wire_map(e, w, groups, 0, sum_row, &(Rows){at, heads});
     return OK;
@@ -203,7 +209,7 @@ static CHECKED Result project(SecureNet *s, const LayerNet *l, const OutNet *o, 
 static CHECKED Result known_open(SecureNet *s, const LayerNet *l, Opened **out, Width to, int range, const float *v, const char *name)
 {
     Engine *e = s->e;
-    size_t heads = s->config.kv_heads, dim = s->config.head_dim, len = s->plan->known * heads * dim;
+    size_t heads = s->config.kv_heads, dim = s->config.head_dim, len = s->plan->known * heads * dim, all = s->known_heads;
     size_t *begin = arena_new(engine_arena(e), size_t, 2);
     begin[1] = len;
     Layout *at = arena_new(engine_arena(e), Layout, 1);
@@ -212,7 +218,8 @@ static CHECKED Result known_open(SecureNet *s, const LayerNet *l, Opened **out, 
     if (v) {
         x = arena_new(engine_arena(e), uint64_t, len);
         for (size_t i = 0; i < len; i++) {
-            size_t head = i / dim % heads, from = i - head * dim + (l->key_order ? l->key_order[head] : head) * dim;
+            size_t head = i / dim % heads, of = l->known_order ? l->known_order[head] : head;
+            size_t from = (i / (heads * dim) * all + of) * dim + i % dim;
             if (!(fabs((double)v[from]) < ldexp(1, range))) {
                 return fail(FAIL_DATA, "a %s of the known prefix, %g, lies outside of the plan's range", name, (double)v[from]);
             }
@@ -256,28 +263,37 @@ static CHECKED Result layer_attention(SecureNet *s, LayerNet *l, Wire *x, bool e
     return project(s, l, &out, o, x);
 }
 
+/* SiLU of the gate times up, or GELU of the gate: 2 exchanges. */
+static CHECKED Result hidden(SecureNet *s, const LayerNet *l, Wire gate, Wire to_up, Wire *out)
+{
+    Engine *e = s->e;
+    const LayerPlan *p = l->plan;
+    bool gelu = s->config.arch == ARCH_GPT2;
+    Opened *index = wire_open_to(e, gate, p->silu.t, p->silu.f), *up = NULL;
+    if (!gelu) up = wire_open_to(e, to_up, p->up.n, p->up.f);
+    GUARD(engine_exchange(e, gelu ? "ffn: GELU index" : "ffn: SiLU index; up"));
+    Looked *look = lookup_select(e, index, l->silu);
+    GUARD(engine_exchange(e, gelu ? "ffn: GELU columns" : "ffn: SiLU columns"));
+    if (gelu) {
+        unsigned ring = (unsigned)l->rings.gelu_times;
+        *out = wire_to(e, factor_mul_once(e, looked_factor(e, look, ring), NULL, ring), p->hidden.n, p->hidden.f);
+    } else {
+        unsigned ring = p->hidden.n;
+        *out = factor_mul_once(e, opened_factor(e, up, ring), looked_factor(e, look, ring), ring);
+    }
+    return OK;
+}
+
 static CHECKED Result layer_ffn(SecureNet *s, LayerNet *l, Wire *x)
 {
     Engine *e = s->e;
     const LayerPlan *p = l->plan;
-    Wire y[GROUP_MOST];
+    Wire y[GROUP_MOST] = {0}, h;
     engine_turn(e, &x, 1);
     GUARD(norm_matrices(s, l, FFN, *x, y));
-    bool gelu = s->config.arch == ARCH_GPT2;
-    engine_turn(e, (Wire *const[]){x, &y[0], &y[1]}, gelu ? 2 : 3);
-    Opened *index = wire_open_to(e, y[0], p->silu.t, p->silu.f), *up = NULL;
-    if (!gelu) up = wire_open_to(e, y[1], p->up.n, p->up.f);
-    GUARD(engine_exchange(e, gelu ? "ffn: GELU index" : "ffn: SiLU index; up"));
-    Looked *look = lookup_select(e, index, l->silu);
-    GUARD(engine_exchange(e, gelu ? "ffn: GELU columns" : "ffn: SiLU columns"));
-    Wire h;
-    if (gelu) {
-        unsigned ring = (unsigned)l->rings.gelu_times;
-        h = wire_to(e, factor_mul_once(e, looked_factor(e, look, ring), NULL, ring), p->hidden.n, p->hidden.f);
-    } else {
-        unsigned ring = p->hidden.n;
-        h = factor_mul_once(e, opened_factor(e, up, ring), looked_factor(e, look, ring), ring);
-    }
+    engine_turn(e, (Wire *const[]){x, &y[0], &y[1]}, s->config.arch == ARCH_GPT2 ? 2 : 3);
+    if (s->plan->activation) GUARD(approx_hidden(s, l, y[0], y[1], &h));
+    else GUARD(hidden(s, l, y[0], y[1], &h));
     engine_turn(e, (Wire *const[]){x, &h}, 2);
     OutNet out = {MAT_DOWN, &l->down, l->down_a, l->down_b, &l->rings.down, p->low_rank_down, "ffn: hidden to the server"};
     return project(s, l, &out, h, x);

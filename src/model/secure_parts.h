@@ -41,13 +41,19 @@ typedef struct LayerRings {
     int exp_times;                             // lookup of exp
     int sum_f, sum_times;                      // fraction bits of 1/sum as it is multiplied; lean: ring of its lookup
     int mix_times;                             // product of the mixed values with 1/sum
-    int gelu_times;                            // GPT-2: lookup of GELU
+    int gelu_times;                            // GPT-2: lookup of GELU, or another activation
+    int gated_times;                           // Llama with another activation: what is opened as `gated`
     OutRings out, down;
 } LayerRings;
 
 void layer_rings(LayerRings *r, const Plan *p, uint32_t layer);
 int lookup_f(const LookupSpec *s);             // fraction bits of a rank-2 result
 int private_f(const Plan *p, uint32_t layer, MatrixKind kind);               // fraction bits of what is private of a matrix
+Width gate_width(const Plan *p, const LayerPlan *l);          // the gate as opened
+Width score_width(const Plan *p, const LayerPlan *l);         // scores as opened
+int activation_f(const Plan *p, const LayerPlan *l);          // fraction bits of an activation before it is shifted; ReLU: of the gate
+int weight_f(const Plan *p, const LayerPlan *l);              // those of a softmax weight
+int sum_range(const Plan *p, const LayerPlan *l);             // a row of softmax weights adds up to less than 2^this
 
 /* The constant of a held norm is 2^-shift times this, in [1/2, 1), which the weights of its matrices have in them. 1 without. */
 double norm_mantissa(const Plan *p, uint32_t layer, int half, int *shift);
@@ -64,6 +70,7 @@ int final_times(const Plan *p);
 typedef struct LayerSeen {
     double residual, square_low[HALVES], square_high[HALVES], normed[HALVES], product[HALVES], low_rank[HALVES];
     double query, key, value, score, mixed, gate, up;
+    double sum_low, sum_high;                  // row sums of another softmax's weights
 } LayerSeen;
 typedef struct PlanSeen {
     LayerSeen *layer;                          // (layers)
@@ -91,8 +98,12 @@ Pin pin_of_b(MatrixKind kind);
 /* GPT-2: what a private matrix adds to its products (outputs), the norm's shift and the queries' scale folded in, less its mean
  *  where it writes to the residual stream. NULL where the architecture has none. Fails where one is not below 2^38. */
 CHECKED Result private_bias(double **out, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena);
+/* Where heads are pruned: the row of the model's queries, keys or values (of the output projection: the column) that is the i-th of
+ * the secure layer's, for all i, in the order of the groups. NULL: each is where it was. c: the model's. */
+const uint32_t *kept_heads(const Plan *p, const ModelConfig *c, uint32_t layer, MatrixKind kind, Arena *arena);
 /* The integers of a public matrix of a secure layer, the norm's gain and the queries' 1 / sqrt(head_dim) folded in: 16-bit
- * ones in the arena, or those of a quantised base where its file is mapped. out: its shape and fraction bits are set. */
+ * ones in the arena, or those of a quantised base where its file is mapped (where heads are pruned, a copy of what is left). out: its
+ * shape and fraction bits are set. */
 CHECKED Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena);
 CHECKED Result public_head(PublicMatrix *out, const Plan *p, const Model *m, Arena *arena);
 /* The largest |w| of a matrix as it is quantised, but for a norm's constant. */
@@ -126,12 +137,14 @@ typedef struct LayerNet {
     const int32_t *rope;                       // (context, head_dim / 2, 2); NULL without RoPE
     Cache *keys, *values;
     const uint32_t *query_order, *key_order;   // (heads), (kv_heads): which head stands where; NULL: each where it was
+    const uint32_t *known_order;               // (kv_heads): of the model's, as in the known keys and values; NULL: all, where they were
 } LayerNet;
 
 struct SecureNet {
     Engine *e;
     Arena *session;
-    ModelConfig config;
+    ModelConfig config;                        // plan_shape's
+    uint32_t known_heads;                      // key-value heads of the model, as in the known keys and values
     const Plan *plan;
     uint32_t past;
     LayerNet *layer;                           // (plan->layers)
@@ -154,6 +167,10 @@ CHECKED Result norm_matrices(SecureNet *s, const LayerNet *l, int half, Wire x, 
  * that x has words for. sum: ring of the sum of squares. */
 CHECKED Result norm_fused(SecureNet *s, Wire *out, Wire x, const Layout *rows, Width opened, const Table *rsqrt, unsigned sum,
                           unsigned times);
+
+/* Softmax weights of another softmax, and hidden values of another activation (secure_approx.c). up: of a Llama. */
+CHECKED Result approx_weights(SecureNet *s, const LayerNet *l, Wire scores, Wire *out);
+CHECKED Result approx_hidden(SecureNet *s, const LayerNet *l, Wire gate, Wire up, Wire *out);
 
 /* A lookup of 1/x in one level or in two. */
 typedef struct Inverse { Looked *one; Looked2 *two; } Inverse;

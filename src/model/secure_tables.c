@@ -7,12 +7,12 @@ void plan_lookups(const Plan *p, void (*visit)(void *ctx, const LookupSpec *s), 
         const LayerPlan *q = &p->layer[l];
         if (!p->norm) visit(ctx, &q->attn.rsqrt);
         if (!p->norm && q->attn.rsqrt.border) visit(ctx, &q->attn.rsqrt_fine);
-        visit(ctx, &q->score_exp);
+        if (p->softmax == SOFTMAX_EXP) visit(ctx, &q->score_exp);
         visit(ctx, &q->sum_coarse);
         if (q->sum_coarse.border) visit(ctx, &q->sum_fine);
         if (!p->norm) visit(ctx, &q->ffn.rsqrt);
         if (!p->norm && q->ffn.rsqrt.border) visit(ctx, &q->ffn.rsqrt_fine);
-        visit(ctx, &q->silu);
+        if (p->activation == ACTIVATION_BASE) visit(ctx, &q->silu);
     }
     visit(ctx, &p->final_norm);
 }

@@ -4,6 +4,7 @@
  * nothing online. Products are of IEEE doubles in a fixed order and rounding is to nearest, ties to even: the public
  * integers, which both sides must agree on, come out the same on every machine. */
 #include <math.h>
+#include "model/variant.h"
 #include "model/secure_parts.h"
 
 const char *const pin_names[PIN_COUNT] = {"attention A", "query B", "key B", "value B", "output A", "output B",
@@ -17,6 +18,31 @@ static const float *gain_of(const Model *m, uint32_t layer, MatrixKind kind)
 }
 
 static double scale_of(const ModelConfig *c, MatrixKind kind) { return kind == MAT_Q ? 1 / sqrt((double)c->head_dim) : 1; }
+
+// ---- heads that are left ---------------------------------------------------------------------------------------------
+
+ModelConfig plan_shape(const Plan *p, const ModelConfig *c)
+{
+    ModelConfig out = *c;
+    if (p->heads.order) out.kv_heads = p->heads.heads, out.heads = p->heads.heads * (c->heads / c->kv_heads);
+    return out;
+}
+
+const uint32_t *kept_heads(const Plan *p, const ModelConfig *c, uint32_t layer, MatrixKind kind, Arena *arena)
+{
+    bool keys = kind == MAT_K || kind == MAT_V;
+    if (!head_groups_pruned(&p->heads, c) || !(keys || kind == MAT_Q || kind == MAT_O)) return NULL;
+    Variant all = plan_variant(p);
+    LayerVariant v = variant_layer(&all, c, p->frozen + layer);
+    size_t dim = c->head_dim, heads = keys ? p->heads.heads : merged_heads(&v) * v.size;
+    uint32_t *out = arena_new(arena, uint32_t, heads * dim);
+    for (uint32_t i = 0; i < heads * dim; i++) {
+        uint32_t head = i / c->head_dim;
+        size_t from = keys ? v.order[head] * dim : head_member(&v, head / v.size, head % v.size).query;
+        out[i] = (uint32_t)from + i % c->head_dim;
+    }
+    return out;
+}
 
 // ---- public integers -------------------------------------------------------------------------------------------------
 
@@ -100,10 +126,43 @@ static CHECKED Result public_integers(PublicMatrix *out, const Plan *p, const Mo
     return OK;
 }
 
-Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena)
+/* All of it, pruned heads too. */
+static CHECKED Result base_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena)
 {
     Result r = public_integers(out, p, m, planned_matrix(p, m, p->frozen + layer, kind), matrix_names[kind], arena);
     return failed(r) ? fail_in(r, "layer %u", p->frozen + layer) : OK;
+}
+
+/* out: of the rows (columns) of `all` those of the heads that are left. */
+static void public_keep(PublicMatrix *out, const PublicMatrix *all, const uint32_t *row, const uint32_t *column, Arena *arena)
+{
+    size_t len = out->outputs * out->inputs;
+    int16_t *w16 = all->w16 ? arena_new(arena, int16_t, len) : NULL;
+    int8_t *w8 = all->w8 ? arena_new(arena, int8_t, len) : NULL;
+    int32_t *scale = all->scale ? arena_new(arena, int32_t, out->outputs) : NULL;
+    for (size_t i = 0; i < out->outputs; i++) {
+        size_t from = (row ? row[i] : i) * all->inputs;
+        if (scale) scale[i] = all->scale[row ? row[i] : i];
+        for (size_t j = 0; j < out->inputs; j++) {
+            size_t at = from + (column ? column[j] : j);
+            if (w16) w16[i * out->inputs + j] = all->w16[at];
+            else w8[i * out->inputs + j] = all->w8[at];
+        }
+    }
+    out->w16 = w16, out->w8 = w8, out->scale = scale;
+}
+
+Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena)
+{
+    const ModelConfig *c = &m->config;
+    Arena scratch;
+    arena_init(&scratch, false);
+    const uint32_t *kept = kept_heads(p, c, layer, kind, &scratch);
+    PublicMatrix all = {matrix_rows(c, kind), matrix_cols(c, kind), out->f, NULL, NULL, NULL};
+    Result r = base_matrix(kept ? &all : out, p, m, layer, kind, kept ? &scratch : arena);
+    if (kept && !failed(r)) public_keep(out, &all, kind == MAT_O ? NULL : kept, kind == MAT_O ? kept : NULL, arena);
+    arena_free(&scratch);
+    return r;
 }
 
 Result public_head(PublicMatrix *out, const Plan *p, const Model *m, Arena *arena)
@@ -137,10 +196,11 @@ static unsigned pin_kinds(const Plan *p, Pin pin, MatrixKind out[GROUP_MOST])
     return used;
 }
 
-PinShape pin_shape(const Plan *p, const ModelConfig *c, uint32_t layer, Pin pin)
+PinShape pin_shape(const Plan *p, const ModelConfig *model, uint32_t layer, Pin pin)
 {
     MatrixKind kind[GROUP_MOST];
     unsigned count = pin_kinds(p, pin, kind);
+    const ModelConfig shape = plan_shape(p, model), *c = &shape;
     PinShape s = {0};
     if (count == 0) return s;
     LayerRings r;
@@ -216,10 +276,16 @@ static CHECKED Result private_matrix(int32_t *out, const Plan *p, const Model *m
     double *mean = arena_new(&scratch, double, s.cols);
     for (size_t i = 0; i < s.rows && writes_centred(&m->config, kind); i++)
         for (size_t j = 0; j < s.cols; j++) mean[j] += private_at(&s, q, i, j) / (double)s.rows;
+    const uint32_t *kept = kept_heads(p, &m->config, layer - p->frozen, kind, &scratch);
+    const uint32_t *row = kind == MAT_O ? NULL : kept, *column = kind == MAT_O ? kept : NULL;
+    const ModelConfig shape = plan_shape(p, &m->config);
+    size_t rows = matrix_rows(&shape, kind), cols = matrix_cols(&shape, kind);
     Result r = OK;
-    for (size_t i = 0; i < s.rows && !failed(r); i++)
-        for (size_t j = 0; j < s.cols && !failed(r); j++)
-            r = private_round(&out[i * s.cols + j], (private_at(&s, q, i, j) - mean[j]) * times, f);
+    for (size_t i = 0; i < rows && !failed(r); i++)
+        for (size_t j = 0; j < cols && !failed(r); j++) {
+            size_t at = column ? column[j] : j;
+            r = private_round(&out[i * cols + j], (private_at(&s, q, row ? row[i] : i, at) - mean[at]) * times, f);
+        }
     arena_free(&scratch);
     return r;
 }
@@ -246,29 +312,36 @@ Result private_bias(double **result, const Model *m, const Adapter *a, uint32_t 
     return OK;
 }
 
-static CHECKED Result private_factor_a(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
+/* kept: of the columns, those of the heads that are left; or NULL. */
+static CHECKED Result private_factor_a(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind,
+                                       const uint32_t *kept)
 {
     const LoraPair *q = pair_of(a, layer, kind);
     const float *gain = gain_of(m, layer, kind);
-    size_t cols = matrix_cols(&m->config, kind);
+    const ModelConfig shape = plan_shape(p, &m->config);
+    size_t all = matrix_cols(&m->config, kind), cols = matrix_cols(&shape, kind);
     double held = norm_mantissa(p, layer - p->frozen, kind_half(kind), NULL);
     for (uint32_t r = 0; q && r < q->rank; r++) {
         int k = factor_balance(m, a, layer, kind, r);
-        for (size_t j = 0; j < cols; j++)
-            GUARD(private_round(&out[r * cols + j], ldexp((double)q->a[r * cols + j] * (gain ? (double)gain[j] : 1) * held, k), p->adapter_f));
+        for (size_t j = 0; j < cols; j++) {
+            size_t at = kept ? kept[j] : j;
+            GUARD(private_round(&out[r * cols + j], ldexp((double)q->a[r * all + at] * (gain ? (double)gain[at] : 1) * held, k), p->adapter_f));
+        }
     }
     return OK;
 }
 
-static CHECKED Result private_factor_b(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)
+static CHECKED Result private_factor_b(int32_t *out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind,
+                                       const uint32_t *kept)
 {
     const LoraPair *q = pair_of(a, layer, kind);
-    size_t rows = matrix_rows(&m->config, kind);
+    const ModelConfig shape = plan_shape(p, &m->config);
+    size_t rows = matrix_rows(&shape, kind);
     double scale = q ? (double)q->scale * scale_of(&m->config, kind) : 0;
     for (uint32_t r = 0; q && r < q->rank; r++) {
         int k = factor_balance(m, a, layer, kind, r);
         for (size_t i = 0; i < rows; i++)
-            GUARD(private_round(&out[i * p->rank + r], ldexp((double)q->b[i * q->rank + r] * scale, -k), p->adapter_f));
+            GUARD(private_round(&out[i * p->rank + r], ldexp((double)q->b[(kept ? kept[i] : i) * q->rank + r] * scale, -k), p->adapter_f));
     }
     return OK;
 }
@@ -280,17 +353,19 @@ Result pin_weights(int32_t **out, const Plan *p, const Model *m, const Adapter *
     unsigned count = pin_kinds(p, pin, kind);
     int32_t *w = *out = arena_new(arena, int32_t, s.outputs * s.inputs);
     uint32_t at = p->frozen + layer;
+    const ModelConfig shape = plan_shape(p, &m->config);
     for (unsigned k = 0; k < count; k++) {
         const LoraPair *q = pair_of(a, at, kind[k]);
         if (q && q->rank > p->rank && p->private_part == PRIVATE_LORA) {
             return fail(FAIL_DATA, "the adapter has rank %u, the plan %u", q->rank, p->rank);
         }
         Result r;
-        if (pin_part[pin].b) r = private_factor_b(w, p, m, a, at, kind[k]);
+        const uint32_t *kept = kept_heads(p, &m->config, layer, kind[k], arena);
+        if (pin_part[pin].b) r = private_factor_b(w, p, m, a, at, kind[k], kind[k] == MAT_O ? NULL : kept);
         else if (p->private_part == PRIVATE_LAYERS) r = private_matrix(w, p, m, a, at, kind[k]);
-        else r = private_factor_a(w, p, m, a, at, kind[k]);
+        else r = private_factor_a(w, p, m, a, at, kind[k], kind[k] == MAT_O ? kept : NULL);
         if (failed(r)) return fail_in(r, "layer %u %s", at, matrix_names[kind[k]]);
-        w += s.inputs * (p->private_part == PRIVATE_LAYERS ? matrix_rows(&m->config, kind[k]) : p->rank);
+        w += s.inputs * (p->private_part == PRIVATE_LAYERS ? matrix_rows(&shape, kind[k]) : p->rank);
     }
     return OK;
 }
@@ -327,7 +402,7 @@ static CHECKED Result public_nth(PublicMatrix *out, const Plan *p, const Model *
     uint32_t layer = (uint32_t)(i / MAT_COUNT);
     MatrixKind kind = (MatrixKind)(i % MAT_COUNT);
     *out = (PublicMatrix){matrix_rows(c, kind), matrix_cols(c, kind), p->layer[layer].weight_f[kind], NULL, NULL, NULL};
-    return public_matrix(out, p, m, layer, kind, a);
+    return base_matrix(out, p, m, layer, kind, a);
 }
 
 static void hash_quantised(void *ctx, size_t begin, size_t end)

@@ -1,0 +1,318 @@
+/* test_approx.c - variants that exist to be compared with: pruned heads, polynomials and ReLU in place of the activation and of the
+ * exponential. Each against the float network, in batches and one by one, as three parties against the ideal functionality, and in
+ * what it costs. */
+#include "models.h"
+#include "model/secure.h"
+#include "parties.h"
+
+enum { EVERY = (1 << MAT_COUNT) - 1, LAYERS_MOST = 3, FIRST = 5, THEN = 2, ALL = FIRST + THEN, TEXT = 600 };
+
+/* kept: key-value heads that are left, 0 for all of them. */
+typedef struct Case {
+    ModelConfig config;
+    uint32_t frozen, rank;
+    unsigned kinds;
+    Prefer prefer;
+    Private private_part;
+    bool quantised;
+    uint32_t merge, kept;
+    Activation activation;
+    Softmax softmax;
+} Case;
+
+#define PLAIN_SHAPE {.width = 32, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 48, .vocab = 40, .context = 24, \
+                     .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
+#define GROUPED_SHAPE {.width = 30, .layers = 3, .heads = 8, .kv_heads = 4, .head_dim = 10, .ffn = 37, .vocab = 33, .context = 70, \
+                       .norm_eps = 1e-6f, .rope_theta = 500000, .rope = {8, 1, 4, 16}, .tied = true, .bos = 1, .eos = 2}
+#define GPT2_SHAPE {.arch = ARCH_GPT2, .width = 36, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 50, .vocab = 40, \
+                    .context = 40, .norm_eps = 1e-5f, .rope = {.factor = 1}, .bos = 1, .eos = 2}
+
+static const Case cases[] = {
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, false, 1, 3, 0, 0},
+    {PLAIN_SHAPE, 1, 3, EVERY, PREFER_BYTES, PRIVATE_LORA, true, 2, 2, 0, 0},
+    {GROUPED_SHAPE, 1, 3, 1 << MAT_O | 1 << MAT_K | 1 << MAT_Q, PREFER_EXCHANGES, PRIVATE_LORA, true, 1, 1, 0, 0},
+    {GROUPED_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, 2, 2, 0, 0},
+    {GPT2_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, 1, 2, 0, 0},
+    {GPT2_SHAPE, 1, 3, 1 << MAT_V | 1 << MAT_O | 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LAYERS, false, 2, 2, 0, 0},
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, false, 1, 0, ACTIVATION_RELU, 0},
+    {GROUPED_SHAPE, 1, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, 1, 0, ACTIVATION_RELU, 0},
+    {GPT2_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, 1, 0, ACTIVATION_RELU, 0},
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, true, 1, 0, ACTIVATION_QUAD, 0},
+    {GROUPED_SHAPE, 1, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, 1, 0, ACTIVATION_QUAD, 0},
+    {GPT2_SHAPE, 1, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, 1, 0, ACTIVATION_QUAD, 0},
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, false, 1, 0, 0, SOFTMAX_2QUAD},
+    {GROUPED_SHAPE, 1, 3, EVERY, PREFER_BYTES, PRIVATE_LORA, true, 2, 2, 0, SOFTMAX_2QUAD},
+    {GPT2_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, 2, 0, ACTIVATION_QUAD, SOFTMAX_2QUAD},
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, false, 1, 0, 0, SOFTMAX_2RELU},
+    {GROUPED_SHAPE, 1, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, 1, 0, 0, SOFTMAX_2RELU},
+    {GPT2_SHAPE, 1, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, 1, 3, ACTIVATION_RELU, SOFTMAX_2RELU},
+};
+enum { CASES = sizeof cases / sizeof *cases };
+
+static Model model;
+static Adapter adapter;
+static Plan plan;
+static const Adapter *with;                    // the adapter, or NULL
+static int32_t tokens[TEXT];
+static uint32_t head_order[LAYERS_MOST * 8];
+
+static Variant variant_of(const Case *c)
+{
+    Variant v = {.first = c->frozen, .heads.size = c->merge, .activation = c->activation, .softmax = c->softmax};
+    uint32_t heads = c->config.kv_heads;
+    if (c->kept) v.heads.order = head_order, v.heads.heads = c->kept;
+    for (uint32_t l = 0; l < c->config.layers - c->frozen; l++)
+        for (uint32_t i = 0; i < c->kept; i++) head_order[l * c->kept + i] = (3 * (i + l) + 1) % heads;
+    return v;
+}
+
+static void setup(const Case *c)
+{
+    model_free(&model), arena_free(&adapter.arena), plan_free(&plan);
+    random_model(&model, &c->config, 1.5);
+    if (c->quantised) {
+        Model floats = model;
+        CHECK_OK(model_quantise(&floats, test_folder(), NULL));
+        CHECK_OK(model_open(&model, test_folder()));
+        model_free(&floats);
+    }
+    with = NULL;
+    if (c->rank) random_adapter(&adapter, &c->config, c->frozen, c->rank, c->kinds, 0.5), with = &adapter;
+    for (size_t i = 0; i < TEXT; i++) tokens[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
+    PlanOptions o = {.frozen = c->frozen, .prefer = c->prefer, .private_part = c->private_part, .variant = variant_of(c)};
+    CHECK_OK(plan_make(&plan, &model, with, &o, tokens, TEXT));
+}
+
+/* Keys and values of the known position, hidden states at the cut of `rows` tokens after it, and the float network's logits. */
+typedef struct Prompt { const float *keys[LAYERS_MOST], *values[LAYERS_MOST]; float *x, *want; } Prompt;
+
+static Prompt prompt_new(size_t rows, Arena *a)
+{
+    const ModelConfig *c = &model.config;
+    Prompt p = {.x = arena_new(a, float, (rows + 1) * c->width), .want = arena_new(a, float, (rows + 1) * c->vocab)};
+    int32_t *all = arena_new(a, int32_t, rows + 1);
+    all[0] = c->bos;
+    memcpy(all + 1, tokens + 40, rows * sizeof *all);
+    PlainState *whole = plain_new(&model, with, plan.context, a), *cut = plain_new(&model, with, plan.context, a);
+    Variant variant = plan_variant(&plan);
+    plain_vary(whole, &variant);
+    CHECK_EQUAL(1, plan.known);
+    CHECK_OK(plain_forward(whole, p.want, all, rows + 1));
+    CHECK_OK(plain_embed(cut, p.x, all, rows + 1));
+    plain_layers(cut, p.x, rows + 1, 0, plan.frozen);
+    for (uint32_t l = 0; l < plan.layers; l++)
+        p.keys[l] = plain_keys(whole, plan.frozen + l), p.values[l] = plain_values(whole, plan.frozen + l);
+    p.x += c->width, p.want += c->vocab;
+    return p;
+}
+
+// ---- moves -----------------------------------------------------------------------------------------------------------
+
+enum { ROWS = 3, COLUMNS = 211, INDEX_BITS = 12, INDEX_F = 6, CELL_BITS = 3 };
+
+/* Edges first: both ends, zero, and both sides of it. */
+static double moved(size_t i)
+{
+    static const double edge[] = {15.8, -15.8, 0, 1.0 / 64, -1.0 / 64, 3.0 / 64, -3.0 / 64, 4.0 / 64, -4.0 / 64, 5.0 / 64, -5.0 / 64};
+    uint64_t z = (uint64_t)(i + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 29) * 0xBF58476D1CE4E5B9u, z ^= z >> 32;
+    if (i < sizeof edge / sizeof *edge) return edge[i];
+    return ((double)(z >> 11) * 0x1p-53 - 0.5) * (i % 2 ? 31.6 : 0.5);
+}
+
+static void moves(Party *p)
+{
+    Engine *e = p->engine;
+    party_begin(p, ROWS, 0);
+    const Layout *at = layout_uniform(e, COLUMNS);
+    uint64_t *x = arena_new(&p->session, uint64_t, layout_len(at));
+    for (size_t i = 0; i < layout_len(at); i++) x[i] = ring_from_real(moved(i), INDEX_F);
+    Wire a = wire_input_client(e, at, INDEX_BITS, INDEX_F, x), wide = wire_input_client(e, at, 40, INDEX_F, x);
+    Opened *o = wire_open(e, a), *w = wire_open(e, wide);
+    CHECK_OK(engine_exchange(e, "index"));
+    Signed *s = sign_select(e, o, CELL_BITS), *all = sign_select(e, o, 1), *few = sign_select(e, o, INDEX_BITS - 4);
+    const int64_t one = 1 << INDEX_F;
+    party_record(p, factor_mul_once(e, opened_quadratic(e, o, 40, 2 * one, 4 * one * one), NULL, 40));
+    party_record(p, factor_mul_once(e, opened_quadratic(e, w, 40, -3 * one, 5), NULL, 40));
+    party_record(p, factor_mul_once(e, opened_quadratic(e, o, 50, one, 0), opened_factor(e, w, 50), 50));
+    party_record(p, factor_mul_once(e, opened_quadratic(e, o, INDEX_BITS + 1, 0, 0), NULL, INDEX_BITS + 1));
+    CHECK_OK(engine_exchange(e, "signs"));
+    party_record(p, factor_mul_once(e, sign_factor(e, s, 45), opened_factor(e, o, 45), 45));
+    party_record(p, factor_mul_once(e, sign_factor(e, all, 20), NULL, 20));
+    party_record(p, factor_mul_once(e, sign_factor(e, few, 20), NULL, 20));
+    CHECK_OK(engine_end(e));
+}
+
+TEST(polynomials_and_signs)
+{
+    Party party[5];
+    parties_run(party, moves, NULL);
+    parties_compare(party);
+    const Party *c = &party[ROLE_CLEAR];
+    for (size_t i = 0; i < ROWS * COLUMNS; i++) {
+        double x = rint(moved(i) * 64) / 64, sign;
+        CHECK_NEAR(x * x + 2 * x + 4, record_value(c, 0, i, 12), 0);
+        CHECK_NEAR(x * x - 3 * x + 5.0 / 4096, record_value(c, 1, i, 12), 0);
+        CHECK_NEAR((x * x + x) * x, record_value(c, 2, i, 18), 0);
+        CHECK_NEAR(x > 0 ? x : 0, record_value(c, 4, i, INDEX_F), fabs(x) < 4.0 / 64 ? fabs(x) : 0);
+        sign = record_value(c, 5, i, 0);
+        CHECK(x == 0 ? sign == 0 || sign == 1 : sign == (x > 0));
+        sign = record_value(c, 6, i, 0);
+        CHECK((sign == 0 || sign == 1) && (fabs(x) < 2 || fabs(x) > 12 || sign == (x > 0)));
+    }
+    parties_end(party);
+}
+
+// ---- CLEAR -----------------------------------------------------------------------------------------------------------
+
+/* The prompt in batches of so many rows; logits (rows, vocab). */
+static void clear_run(const Prompt *p, size_t rows, size_t batch, float *logits)
+{
+    static const uint8_t seed[KEY_BYTES] = {3}, pad[KEY_BYTES] = {4};
+    Party here = {.engine = engine_new(ROLE_CLEAR, NULL, NULL), .role = ROLE_CLEAR};
+    SecureNet *net;
+    arena_init(&here.session, false);
+    engine_shared_seed(here.engine, seed), engine_pad_seed(here.engine, pad);
+    CHECK_OK(secure_new(&net, here.engine, &here.session, &model.config, &plan, &model, with));
+    KnownPrefix known = {p->keys, p->values};
+    for (size_t at = 0, n; at < rows; at += n) {
+        n = rows - at < batch ? rows - at : batch;
+        party_begin(&here, n, at);
+        CHECK_OK(secure_forward(net, n, p->x + at * model.config.width, &known, logits + at * model.config.vocab, false));
+    }
+    engine_free(here.engine);
+    arena_free(&here.session);
+}
+
+TEST(close_to_the_float_network)
+{
+    for (size_t i = 0; i < CASES; i++) {
+        Arena a;
+        arena_init(&a, false);
+        setup(&cases[i]);
+        size_t rows = plan.context - plan.known, len = rows * model.config.vocab;
+        Prompt p = prompt_new(rows, &a);
+        float *got = arena_new(&a, float, len);
+        clear_run(&p, rows, rows, got);
+        double most = 0, error = 0, size = 0;
+        for (size_t j = 0; j < len; j++) {
+            double d = (double)got[j] - (double)p.want[j];
+            most = fmax(most, fabs(d)), error += d * d, size += (double)p.want[j] * (double)p.want[j];
+        }
+        double rms = sqrt(error / (double)len), of = sqrt(size / (double)len);
+        printf("    case %zu: logits of rms %.3f, error max %.4f, rms %.5f\n", i, of, most, rms);
+        CHECK(most < 0.1 * of && rms < 0.02 * of);
+        arena_free(&a);
+    }
+}
+
+TEST(a_batch_is_its_positions_one_by_one)
+{
+    for (size_t i = 0; i < CASES; i++) {
+        Arena a;
+        arena_init(&a, false);
+        setup(&cases[i]);
+        size_t rows = 9, len = rows * model.config.vocab;
+        Prompt p = prompt_new(rows, &a);
+        float *at_once = arena_new(&a, float, len), *each = arena_new(&a, float, len);
+        clear_run(&p, rows, rows, at_once), clear_run(&p, rows, 1, each);
+        for (size_t j = 0; j < len; j++) CHECK(at_once[j] == each[j]);
+        arena_free(&a);
+    }
+}
+
+// ---- three parties ---------------------------------------------------------------------------------------------------
+
+typedef struct Run { Prompt prompt; float *logits[5]; } Run;
+
+static void program(Party *p)
+{
+    Run *run = p->ctx;
+    bool private = p->role == ROLE_SERVER || p->role == ROLE_CLEAR, client = p->role == ROLE_CLIENT || p->role == ROLE_CLEAR;
+    SecureNet *net;
+    Pinned *const *pins;
+    CHECK_OK(secure_new(&net, p->engine, &p->session, &model.config, &plan, private || client ? &model : NULL, private ? with : NULL));
+    for (size_t i = 0, count = secure_pins(net, &pins); i < count; i++) party_pin(p, pins[i]);
+    KnownPrefix known = {run->prompt.keys, run->prompt.values};
+    float *logits = run->logits[p->role] = arena_new(&p->session, float, ALL * model.config.vocab);
+    for (size_t at = 0, rows = FIRST; at < ALL; at += rows, rows = 1) {
+        uint8_t keys[ALL][KEY_BYTES];
+        segment_keys(keys, at, ALL - at, 1);
+        if (p->role == ROLE_CLIENT && at == 0) CHECK_OK(secure_ahead(net, ALL, 0, (const uint8_t (*)[KEY_BYTES])keys));
+        party_begin(p, rows, at);
+        CHECK_OK(secure_forward(net, rows, client ? run->prompt.x + at * model.config.width : NULL, private ? &known : NULL,
+                                logits + at * model.config.vocab, at + 1 == ALL));
+    }
+}
+
+TEST(three_parties_give_what_the_specification_gives_at_the_cost_of_the_plan)
+{
+    for (size_t i = 0; i < CASES; i++) {
+        Arena a;
+        arena_init(&a, false);
+        setup(&cases[i]);
+        Run run = {.prompt = prompt_new(ALL, &a)};
+        Party party[5];
+        parties_run(party, program, &run);
+        for (size_t j = 0; j < ALL * model.config.vocab; j++) CHECK(run.logits[ROLE_CLEAR][j] == run.logits[ROLE_CLIENT][j]);
+        Cost total = {0}, spent = engine_cost(party[ROLE_SERVER].engine);
+        for (uint32_t at = 0, rows = FIRST; at < ALL; at += rows, rows = 1) {
+            Cost c;
+            CHECK_OK(plan_cost(&c, &plan, &model.config, at ? plan.known + at : 0, rows, at + 1 == ALL));
+            total.exchanges += c.exchanges, total.bytes.client_to_server += c.bytes.client_to_server;
+            total.bytes.server_to_client += c.bytes.server_to_client, total.bytes.third_to_server += c.bytes.third_to_server;
+        }
+        CHECK_EQUAL(total.exchanges, spent.exchanges);
+        CHECK_EQUAL(total.bytes.client_to_server, spent.bytes.client_to_server);
+        CHECK_EQUAL(total.bytes.server_to_client, spent.bytes.server_to_client);
+        CHECK_EQUAL(total.bytes.third_to_server, spent.bytes.third_to_server);
+        parties_end(party);
+        arena_free(&a);
+    }
+}
+
+// ---- plans -----------------------------------------------------------------------------------------------------------
+
+TEST(plans_as_json_and_back)
+{
+    for (size_t i = 0; i < CASES; i++) {
+        Buffer text[2] = {{0}, {0}};
+        Plan again;
+        uint8_t hash[2][HASH_BYTES];
+        setup(&cases[i]);
+        plan_json(&plan, &text[0]);
+        CHECK_OK(plan_parse(&again, (const char *)text[0].data, text[0].len));
+        CHECK_OK(plan_check(&again, &model.config));
+        plan_json(&again, &text[1]);
+        CHECK(text[0].len == text[1].len && !memcmp(text[0].data, text[1].data, text[0].len));
+        plan_hash(&plan, &model.config, hash[0]), plan_hash(&again, &model.config, hash[1]);
+        CHECK(!memcmp(hash[0], hash[1], HASH_BYTES));
+        plan_free(&again);
+        buffer_free(&text[0]), buffer_free(&text[1]);
+    }
+}
+
+/* What a pruned plan pins, opens and keeps is that of a model that never had the heads. */
+TEST(pruned_heads_cost_nothing)
+{
+    const ModelConfig c = GROUPED_SHAPE;
+    ModelConfig fewer = c;
+    fewer.heads = 4, fewer.kv_heads = 2;
+    for (int form = 0; form < 4; form++) {
+        PlanOptions o = {.context = 60, .prefer = form & 1 ? PREFER_BYTES : PREFER_EXCHANGES,
+                         .private_part = form & 2 ? PRIVATE_LAYERS : PRIVATE_LORA};
+        Plan pruned, without;
+        Cost a, b;
+        CHECK_OK(plan_assume(&without, &fewer, &o, 4));
+        const Case of = {.config = c, .merge = 1, .kept = 2};
+        o.variant = variant_of(&of);
+        CHECK_OK(plan_assume(&pruned, &c, &o, 4));
+        CHECK_OK(plan_cost(&a, &pruned, &c, 0, 7, true));
+        CHECK_OK(plan_cost(&b, &without, &fewer, 0, 7, true));
+        CHECK(!memcmp(&a, &b, sizeof a));
+        CHECK_EQUAL(plan_setup_bytes(&without, &fewer), plan_setup_bytes(&pruned, &c));
+        plan_free(&pruned), plan_free(&without);
+    }
+}
+
+int main(int argc, char **argv) { num_init(NUM_BEST); crypto_init(false); return test_main(argc, argv); }
