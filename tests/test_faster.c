@@ -1,13 +1,15 @@
-/* test_faster.c - changes of the network that take exchanges out of a secure layer: norms held at constants. Against the float
+/* test_faster.c - changes of the network that take exchanges out of a secure layer: norms held at constants, bounds in
+ * place of row maxima. Against the float
  * network, as three parties against the ideal functionality, in exchanges and bytes, and as plans that lie. */
 #define TEST_SECONDS 200
 #include "models.h"
 #include "model/secure.h"
+#include "mpc/table.h"
 #include "parties.h"
 
 enum { EVERY = (1 << MAT_COUNT) - 1, NO_ATTENTION = EVERY - (1 << MAT_Q | 1 << MAT_K | 1 << MAT_V) };
 
-typedef struct Change { bool norms; } Change;
+typedef struct Change { bool norms, bounds; } Change;
 
 typedef struct Form {
     ModelConfig config;
@@ -45,6 +47,12 @@ static const Form forms[] = {
     {LLAMA, 0, 0, FOLD, LAYERS, {.norms = true}, 15, .quantised = true},
     {GPT2, 0, 0, FOLD, LAYERS, {.norms = true}, 14, .merge = 2, .known = 4},
     {GPT2, 3, 1 << MAT_V | 1 << MAT_O | 1 << MAT_GATE, LEAN, LAYERS, {.norms = true}, 15, .frozen = 1},
+    {LLAMA, 4, EVERY, FOLD, LORA, {.bounds = true}, 16, .merge = 2},
+    {LLAMA, 4, EVERY, LEAN, LORA, {.bounds = true}, 21, .known = 3},
+    {LLAMA, 0, 0, LEAN, LAYERS, {.bounds = true}, 21, .frozen = 1},
+    {LLAMA, 4, NO_ATTENTION, FOLD, LORA, {.norms = true, .bounds = true}, 12, .merge = 2, .known = 5},
+    {GPT2, 0, 0, FOLD, LAYERS, {.bounds = true}, 15, .merge = 2},
+    {GPT2, 0, 0, LEAN, LAYERS, {.norms = true, .bounds = true}, 13, .known = 3},
     {NARROW, 0, 0, FOLD, LORA, {.norms = true}, 12, .known = 0},
     {NARROW, 2, EVERY, FOLD, LORA, {.norms = true}, 15, .known = 0}};
 enum { FORMS = sizeof forms / sizeof *forms };
@@ -55,16 +63,21 @@ static const Adapter *with;                    // the adapter, or NULL
 static Plan plan;
 enum { KNOWN_MOST = 80, TEXT = 600 };
 static int32_t tokens[TEXT], prefix[KNOWN_MOST];
-static float norm[64];
+static float norm[64], bound[64];
 
 // ---- a model that was tuned so ---------------------------------------------------------------------------------------
 
-/* What tuning would have found: the constants near the mean. */
-typedef struct Habits { double square[32][2], rows[32][2]; int half[32]; } Habits;
+/* What tuning would have found: constants and bounds near the mean. */
+typedef struct Habits { double square[32][2], rows[32][2], top[32][32]; int half[32]; uint32_t heads, softmax[32], tops[32]; } Habits;
 
 static void habit_see(void *ctx, uint32_t layer, Sight what, const float *x, size_t len)
 {
     Habits *h = ctx;
+    if (what == SEE_SCORE) {
+        double high = (double)x[0];
+        for (size_t i = 1; i < len; i++) high = fmax(high, (double)x[i]);
+        h->top[layer][h->softmax[layer]++ % h->heads] += high, h->tops[layer]++;
+    }
     if (what != SEE_MEAN_SQUARE || layer >= model.config.layers) return;
     int half = h->half[layer] ^= 1;
     for (size_t i = 0; i < len; i++) h->square[layer][!half] += (double)x[i], h->rows[layer][!half]++;
@@ -73,18 +86,23 @@ static void habit_see(void *ctx, uint32_t layer, Sight what, const float *x, siz
 static void variant_make(Variant *v, const Form *f)
 {
     Arena a;
-    Habits h = {0};
+    Habits h = {.heads = f->config.heads / (f->merge > 1 ? f->merge : 1)};
     uint32_t context = f->config.context < 20 ? f->config.context : 20;
     arena_init(&a, false);
     float *logits = arena_new(&a, float, (size_t)context * f->config.vocab);
     *v = (Variant){.first = f->frozen, .heads.size = f->merge};
     PlainState *s = plain_new(&model, with, context, &a);
+    plain_vary(s, v);
     plain_watch(s, &(Watch){habit_see, &h});
     CHECK_OK(plain_forward(s, logits, tokens, context));
     for (uint32_t l = f->frozen; l < f->config.layers; l++)
         for (int half = 0; half < 2; half++)
             norm[(l - f->frozen) * 2 + (uint32_t)half] = (float)(sqrt(h.rows[l][half] / h.square[l][half]) * (0.8 + 0.4 * test_random()));
+    for (uint32_t l = f->frozen; l < f->config.layers; l++)
+        for (uint32_t i = 0; i < h.heads; i++)
+            bound[(l - f->frozen) * h.heads + i] = (float)(h.top[l][i] * h.heads / h.tops[l] + 0.5 * test_random());
     if (f->change.norms) v->norm = norm, v->norm_mix = 1;
+    if (f->change.bounds) v->row_bound = bound;
     arena_free(&a);
 }
 
@@ -92,7 +110,7 @@ static void setup(const Form *f)
 {
     model_free(&model), arena_free(&adapter.arena);
     plan_free(&plan);
-    random_model(&model, &f->config, 1.2);   // scores of a size that trained models have, though held norms do not even rows out
+    random_model(&model, &f->config, f->change.bounds ? 0.5 : 1.2);   // scores of a size that trained models have, though held norms do not even rows out
     if (f->quantised) {
         Model floats = model;
         CHECK_OK(model_quantise(&floats, test_folder(), NULL));
@@ -100,7 +118,7 @@ static void setup(const Form *f)
         model_free(&floats);
     }
     with = NULL, adapter = (Adapter){0};
-    if (f->rank) random_adapter(&adapter, &f->config, f->frozen, f->rank, f->kinds, 0.5), with = &adapter;
+    if (f->rank) random_adapter(&adapter, &f->config, f->frozen, f->rank, f->kinds, f->change.bounds ? 0.1 : 0.5), with = &adapter;
     for (size_t i = 0; i < TEXT; i++) tokens[i] = 3 + (int32_t)(test_random() * (f->config.vocab - 3));
     prefix[0] = f->config.bos;
     for (size_t i = 1; i < KNOWN_MOST; i++) prefix[i] = 3 + (int32_t)(test_random() * (f->config.vocab - 3));
@@ -311,6 +329,60 @@ TEST(plans_that_lie_are_refused)
     buffer_free(&t);
 }
 
+TEST(bounds_that_lie_are_refused)
+{
+    Form f = forms[0];
+    f.change = (Change){.bounds = true};
+    setup(&f);
+    CHECK(plan.layer[0].row_slack > 0);
+    Buffer t = text_of(&plan);
+    CHECK_FAILS(parse_edited(&t, "\"row_bound\"", "[", "[[1, 1],"), "row_bound is not a list for each of 2 layers");
+    CHECK_FAILS(parse_edited(&t, "\"row_bound\"", "0.", "1, 0."), "does not have");
+    CHECK_FAILS(parse_edited(&t, "\"row_bound\"", "0.", "99999."), "bounds of row maxima");
+    CHECK_FAILS(parse_edited(&t, "\"row_slack\"", ": ", ": -"), "bounds of row maxima");
+    CHECK_FAILS(parse_edited(&t, "\"row_slack\"", ": ", ": 100"), "bounds of row maxima");
+    CHECK_FAILS(parse_edited(&t, "\"row_slack\"", "\"row_slack\"", "\"row_slick\""), "unknown field 'row_slick'");
+    CHECK_FAILS(parse_edited(&t, "\"score_exp\"", "\"ceiling\": 0", "\"ceiling\": 3"), "exp table");
+    CHECK_FAILS(parse_edited(&t, "\"score_exp\"", "\"never_positive\": false", "\"never_positive\": true"), "exp table");
+    plan.row_bound = NULL;
+    CHECK_FAILS(plan_check(&plan, &model.config), "bounds of row maxima");
+    buffer_free(&t);
+}
+
+/* Row maxima all over the place: the plan computes them, whatever bounds there are. */
+TEST(bounds_that_do_not_hold_are_not_used)
+{
+    Form f = forms[0];
+    f.change = (Change){0};
+    setup(&f);
+    PlanOptions o = {.variant = {.heads.size = f.merge, .row_bound = bound}};
+    for (int i = 0; i < 64; i++) bound[i] = -500;
+    plan_free(&plan);
+    CHECK_OK(plan_make(&plan, &model, with, &o, tokens, TEXT));
+    CHECK(plan.layer[0].row_slack == 0 && plan.layer[1].row_slack == 0 && plan.row_bound != NULL);
+}
+
+/* A score above its bound and slack gets a weight of at most 1 until far above, never the table's other end. */
+TEST(scores_above_the_slack_saturate)
+{
+    Form f = forms[0];
+    f.change = (Change){.bounds = true};
+    setup(&f);
+    const LookupSpec *s = &plan.layer[0].score_exp;
+    Arena a;
+    arena_init(&a, false);
+    Table *t = table_new(s, &a);
+    size_t cells = (size_t)1 << (s->t - s->k), top = cells / 2;
+    double scale = ldexp(1, (int)s->f0);
+    for (uint64_t low = 0; low < UINT64_C(1) << s->k; low += 37) {
+        double at = ldexp((double)low, -(int)s->f) - 2;        // of the top cell that is exact: below 0 by at most its width
+        CHECK_NEAR(exp(at), (double)table_word(t, low, 0, top - 3) / scale, 1.0 / scale);
+        CHECK_NEAR(1, (double)table_word(t, low, 0, top - 2) / scale, 1.0 / scale);
+        CHECK_NEAR(1, (double)table_word(t, low, 0, top - 1) / scale, 1.0 / scale);
+    }
+    arena_free(&a);
+}
+
 /* A plan without tables of 1/rms that does not hold its norms. */
 TEST(a_norm_needs_a_table_or_a_constant)
 {
@@ -329,18 +401,18 @@ static uint64_t bytes_of(const Cost *c) { return c->bytes.client_to_server + c->
 TEST(published_shapes_cost_less)
 {
     static const char *const shapes[] = {"open-llama-3b", "llama2-7b"};
-    static const float ones[] = {1, 1, 1, 1};
+    static const float ones[] = {1, 1, 1, 1}, zeros[128];
     for (int s = 0; s < 2; s++)
         for (Prefer prefer = FOLD; prefer <= LEAN; prefer++)
             for (int rank = 0; rank < 2; rank++) {
                 ModelConfig c;
-                Cost cost[2];
+                Cost cost[3];
                 CHECK_OK(shape_config(shapes[s], &c));
                 c.layers = 2, c.vocab = 8;
-                for (int held = 0; held < 2; held++) {
+                for (int held = 0; held < 3; held++) {
                     Plan p;
                     PlanOptions o = {.context = 128, .prefer = prefer, .private_part = rank ? PRIVATE_LORA : PRIVATE_LAYERS, .weight_bits = 8,
-                                     .variant = {.norm = held ? ones : NULL, .norm_mix = (float)held}};
+                                     .variant = {.norm = held == 1 ? ones : NULL, .norm_mix = held == 1, .row_bound = held == 2 ? zeros : NULL}};
                     CHECK_OK(plan_assume(&p, &c, &o, rank ? 64 : 0));
                     CHECK_OK(plan_cost_layers(&cost[held], &p, &c, 127, 1));
                     plan_free(&p);
@@ -352,7 +424,9 @@ TEST(published_shapes_cost_less)
                        (double)cost[1].bytes.server_to_client / (double)cost[0].bytes.server_to_client,
                        (double)cost[1].bytes.third_to_server / (double)cost[0].bytes.third_to_server);
                 CHECK_EQUAL(2 * (prefer == FOLD ? 15U : rank ? 17U : 15U), cost[1].exchanges);
-                CHECK(bytes_of(&cost[1]) < bytes_of(&cost[0]));
+                CHECK_EQUAL(cost[0].exchanges - 4, cost[2].exchanges);
+                printf("    .. bounds: T to S %.2f\n", (double)cost[2].bytes.third_to_server / (double)cost[0].bytes.third_to_server);
+                CHECK(bytes_of(&cost[1]) < bytes_of(&cost[0]) && bytes_of(&cost[2]) < bytes_of(&cost[0]));
             }
 }
 

@@ -14,6 +14,7 @@ const char plan_usage[] =
     "  --rank R                     of the private factors of a shape; without it all weights are private\n"
     "  --merge M                    heads of a shape that share one softmax (1)\n"
     "  --constant-norms             of a shape: tuning holds its norms at constants\n"
+    "  --row-bound                  of a shape: tuning keeps the largest score of a row near a bound\n"
     "  --prefer exchanges|bytes     --private layers|lora        of a folder (those of its plan)\n"
     "  --context N                  positions (128 of a shape); half of them are the prompt\n"
     "  --bytes                      of a shape: public weights of 8 bits with a scale of each row, instead of 16\n"
@@ -137,7 +138,7 @@ static Result folder_plan(Plan *out, ModelConfig *c, const PlanArgs *k)
 {
     const char *path;
     if (k->rank) return fail(FAIL_USE, "--rank is for shapes: a folder's adapter has its own");
-    if (k->change.norms) return fail(FAIL_USE, "--constant-norms is for shapes: marill.json says what a folder's norms are held at");
+    if (k->change.norms || k->change.bounds) return fail(FAIL_USE, "changes of a shape's layers: those of a folder are in its marill.json");
     if (k->merge != 1) return fail(FAIL_USE, "--merge is for shapes: a folder's plan has its own groups of heads");
     GUARD(config_read(c, k->model));
     GUARD(plan_settle(&path, &k->wish));
@@ -164,6 +165,7 @@ Result plan_command(int argc, char **argv)
         OPTION("--merge", OPT_UINT, &k.merge, .min = 1, .max = 1024),
         OPTION("--context", OPT_UINT, &k.context, .min = 2, .max = 1 << 17),
         OPTION("--constant-norms", OPT_FLAG, &k.change.norms),
+        OPTION("--row-bound", OPT_FLAG, &k.change.bounds),
         OPTION("--bytes", OPT_FLAG, &k.bytes),
         OPTION("--net", OPT_TEXT, &k.net),
         OPTION("--json", OPT_FLAG, &k.json),

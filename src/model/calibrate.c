@@ -17,6 +17,7 @@ typedef struct Watcher {
     uint32_t layer;
     int half;                                  // of the layer that is being run
     int factor;                                // adapted matrices of it seen so far
+    uint32_t softmax;                          // softmaxes of it seen so far: a row's heads one after the other
     uint32_t known;                            // rows of the chunk that are known: left out
     double rms[CHUNK];                         // of the rows, at the last norm
     double (*bias)[MAT_COUNT];                 // (secure layers) the largest, as it is folded; all 0 for a Llama
@@ -119,15 +120,21 @@ static const float *heads_left(const Watcher *w, MatrixKind kind, const float *x
     return w->left;
 }
 
-static void see_scores(const Watcher *w, LayerSeen *l, const float *x, size_t len)
+static void see_scores(const Watcher *w, LayerSeen *l, uint32_t head, const float *x, size_t len)
 {
-    double sum = 0;
+    const Plan *p = w->p;
+    double sum = 0, high = -INFINITY, low = INFINITY;
     for (size_t i = 0; i < len; i++) {
-        double v = (double)x[i], shifted = v + w->p->score_shift;
+        double v = (double)x[i], shifted = v + p->score_shift;
         most(&l->score, v);
-        sum += w->p->softmax == SOFTMAX_2QUAD ? shifted * shifted : fmax(v, 0);
+        high = fmax(high, v), low = fmin(low, v);
+        sum += p->softmax == SOFTMAX_2QUAD ? shifted * shifted : fmax(v, 0);
     }
     if (sum > 0) l->sum_low = fmin(l->sum_low, sum), l->sum_high = fmax(l->sum_high, sum);
+    if (!p->row_bound) return;
+    double bound = (double)p->row_bound[(w->layer - p->frozen) * p->bound_heads + head];
+    l->row_high = fmax(l->row_high, high - bound), l->row_low = fmin(l->row_low, high - bound);
+    l->score_below = fmax(l->score_below, bound - low);
 }
 
 static void see_half(Watcher *w, LayerSeen *l, Sight what, const float *x, size_t len)
@@ -148,11 +155,13 @@ static void see_half(Watcher *w, LayerSeen *l, Sight what, const float *x, size_
         most(&l->product[ATTN], pairs_most(w, x, len, kv, w->known, true) + rows_bias(w, MAT_K, len / kv));
         break;
     case SEE_VALUE:
+        w->softmax = 0;
         for (size_t i = 0; i < len; i++) most(&l->value, (double)x[i]);
         most(&l->product[ATTN], rows_most(w, x, len, kv, true) + rows_bias(w, MAT_V, len / kv));
         break;
     case SEE_SCORE:
-        if (len > w->p->known) see_scores(w, l, x, len);
+        if (len > w->p->known) see_scores(w, l, w->p->bound_heads ? w->softmax % w->p->bound_heads : 0, x, len);
+        w->softmax++;
         break;
     case SEE_MIXED: most(&l->mixed, rows_most(w, x, len, (size_t)w->m->config.heads * c->head_dim, false)); break;
     case SEE_GATE:
@@ -250,7 +259,10 @@ static PlanSeen *seen_new(const Plan *p, Arena *a)
     PlanSeen *s = arena_new(a, PlanSeen, 1);
     s->layer = arena_new(a, LayerSeen, p->layers);
     s->square_low = INFINITY;
-    for (uint32_t l = 0; l < p->layers; l++) s->layer[l].square_low[ATTN] = s->layer[l].square_low[FFN] = s->layer[l].sum_low = INFINITY;
+    for (uint32_t l = 0; l < p->layers; l++) {
+        s->layer[l].square_low[ATTN] = s->layer[l].square_low[FFN] = s->layer[l].sum_low = INFINITY;
+        s->layer[l].row_low = INFINITY, s->layer[l].row_high = -INFINITY;
+    }
     return s;
 }
 

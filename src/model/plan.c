@@ -54,7 +54,7 @@ static void lookup_bounds(const LookupSpec *s, double *value, double *slope)
 {
     double steps = ldexp(1, -(int)s->f), reach = ldexp(steps, (int)s->t - 1), cell = ldexp(steps, (int)s->k);
     switch (s->fn) {
-    case FN_EXP: *value = exp(cell - steps + s->offset), *slope = 0; break;
+    case FN_EXP: *value = exp(fmin((s->never_positive ? cell - steps : reach) + s->offset, s->ceiling)), *slope = 0; break;
     case FN_SILU:
     case FN_GELU:                              // steepest: 1.0999 and 1.1291
         *value = reach - cell / 4, *slope = 0.62 * 1.13 * cell * ldexp(1, (int)s->k) / (ldexp(1, (int)s->k) - 1);
@@ -75,9 +75,9 @@ static void need_lookup(Check *k, const LookupSpec *s, Function fn, const char *
 {
     bool exp = fn == FN_EXP, silu = fn == FN_SILU || fn == FN_GELU;
     bool shape = s->fn == fn && s->k >= 1 && s->k <= 16 && s->t >= s->k + 3 && s->t <= s->k + 16 && s->f <= 48 && s->fp <= 16;
-    bool side = s->from_zero == (!exp && !silu) && s->never_positive == exp;
+    bool side = s->from_zero == (!exp && !silu) && (exp || !s->never_positive), bounded = exp && !s->never_positive;
     bool real = fabs(s->offset) <= 0x1p20 && s->gain >= 0x1p-20 && s->gain <= 0x1p20 && s->ceiling <= 0x1p40;
-    if (exp || silu) real &= s->gain == 1 && s->floor == -0x1p40 && s->ceiling == 0x1p40;
+    if (exp || silu) real &= s->gain == 1 && s->floor == -0x1p40 && s->ceiling == (bounded ? 0 : 0x1p40);
     else real &= s->floor >= 0x1p-40 && s->floor <= s->ceiling;
     need(k, shape && side && real, what);
     if (k->wrong) return;
@@ -260,6 +260,20 @@ static void check_weights(Check *k, const LayerPlan *l)
     need(k, bound <= ldexp(1, r->weight), "softmax weights");
 }
 
+/* What is added to the scores fits the table, of which it takes at most all. */
+static void check_bounds(Check *k, const LayerPlan *l)
+{
+    const Plan *p = k->p;
+    if (l->row_slack == 0 || k->wrong) return;
+    double reach = ldexp(1, (int)l->score_exp.t - 10), shift = bound_shift(l);
+    need(k, p->row_bound != NULL && l->row_slack > 0, "bounds of row maxima");
+    for (uint32_t h = 0; p->row_bound && h < p->bound_heads; h++) {
+        double v = (double)p->row_bound[(uint32_t)(l - p->layer) * p->bound_heads + h];
+        need(k, fabs(v) <= 1e4 && fabs(shift - v) <= 2 * reach, "bounds of row maxima");
+    }
+    need(k, l->query.f + l->key.f <= 60 && reach <= 0x1p20 && ldexp(2 * reach, (int)(l->query.f + l->key.f)) <= 0x1p62, "bounds of row maxima");
+}
+
 static void check_attention(Check *k, const LayerPlan *l, const LayerRings *r)
 {
     const LookupSpec *s = &l->score_exp;
@@ -271,8 +285,10 @@ static void check_attention(Check *k, const LayerPlan *l, const LayerRings *r)
     if (k->p->softmax) check_weights(k, l);
     else {
         need_lookup(k, s, FN_EXP, "exp table");
-        need(k, s->f == 9 && s->k == 10 && s->t - s->k <= 12 && s->offset == -2, "exp table");
+        need(k, s->f == 9 && s->k == 10 && s->t - s->k <= 12 && s->never_positive == (l->row_slack == 0), "exp table");
+        need(k, s->offset == (s->never_positive ? -2 : 4 - ldexp(1, (int)s->t - 10)), "exp table");
     }
+    check_bounds(k, l);
     need(k, l->query.n == l->key.n, "query and key");
     need_to(k, (int)l->query.n, (int)(l->query.f + l->key.f), score_width(k->p, l), "score index");
     need_to(k, r->exp_times, weight_f(k->p, l), l->exp, "softmax weights");
@@ -405,6 +421,8 @@ static void check_shape(Check *k)
     need(k, p->weight_bits == 8 || p->weight_bits == 16, "bits of public weights");
     need(k, c->head_dim % 2 == 0 && c->heads % c->kv_heads == 0, "heads");
     need(k, !failed(head_groups_check(&p->heads, c, p->layers)), "merged heads");
+    uint32_t size = p->heads.size > 1 ? p->heads.size : 1;
+    need(k, !p->row_bound || p->bound_heads == (p->heads.order ? p->heads.heads : c->kv_heads) / size * (c->heads / c->kv_heads), "bounds of row maxima");
     if (failed(held_norms_check(p->norm, p->layers))) need(k, false, "held norms");
 }
 

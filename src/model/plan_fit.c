@@ -62,6 +62,15 @@ static LookupSpec exp_spec(int cells, int f, int bits)
                         .floor = -no_limit, .ceiling = no_limit, .never_positive = true};
 }
 
+/* The same below a bound: signed cells around it, of which the top two are free. What lies above the slack gets a weight of at
+ * most 1 instead of a table's other end. */
+static LookupSpec exp_bound_spec(int cells, int f, int bits)
+{
+    LookupSpec s = exp_spec(cells, f, bits + 1);               // 1 itself occurs
+    s.never_positive = false, s.offset = 4 - ldexp(1, cells), s.ceiling = 0;
+    return s;
+}
+
 /* 256 cells serve +-64 as well as a table of 13 bits would; wider ranges get 512. */
 static int silu_cells(int range) { return range > 6 ? 9 : 8; }
 
@@ -76,14 +85,15 @@ static LookupSpec silu_spec(Function fn, int range, int f)
                         .gain = 1, .floor = -no_limit, .ceiling = no_limit};
 }
 
-/* 1/sum of sums in (e^-4, 2^bits), f fraction bits; steps of 2^-step. One level for short rows, else 16 coarse cells looked at again. */
-static void sum_specs(LookupSpec *coarse, LookupSpec *fine, int bits, int step, int f)
+/* 1/sum of sums in (e^-4 2^-deeper, 2^bits), f fraction bits; steps of 2^-step. One level for short rows, else 16 coarse cells looked
+ * at again. */
+static void sum_specs(LookupSpec *coarse, LookupSpec *fine, int bits, int step, int f, int deeper)
 {
     LookupSpec s = {.fn = FN_RECIPROCAL, .t = (unsigned)(bits + step), .k = 6, .f = (unsigned)step, .f0 = (unsigned)f, .m0 = 64,
-                    .f1 = (unsigned)(f - 3), .m1 = 64, .fp = 3, .gain = 1, .floor = 0x1p-7, .ceiling = no_limit, .from_zero = true};
+                    .f1 = (unsigned)(f - 3), .m1 = 64, .fp = 3, .gain = 1, .floor = ldexp(1, -7 - deeper), .ceiling = no_limit, .from_zero = true};
     *coarse = s, *fine = (LookupSpec){0};
-    if (bits <= 5) return;
-    coarse->border = 16, coarse->k = (unsigned)(10 + most(0, bits - 6) / 2);
+    if (bits + deeper <= 5) return;
+    coarse->border = 16, coarse->k = (unsigned)(10 + most(0, bits - 6) / 2 + deeper / 2);
     *fine = s;
     fine->k = 4, fine->t = coarse->k + 4;      // 0.02 is some ten cells from 0
 }
@@ -224,7 +234,27 @@ static void fit_range(const Fit *f, LayerRange *r, const LayerSeen *s, double ne
     r->gate = clamp(bits_of(s->gate, table_margin * silu_rim), 1, 12), r->up = bits_of(s->up, margin);
 }
 
-static int score_cells(const LayerSeen *s) { return most(4, bits_of(s->score * 1.25 + 2, 1)); }
+/* A bound serves where the maxima of rows lie within some 6 nats around it, margins included: beyond, rows lose too many bits. */
+enum { DEEPEST = 6 };
+static const double bound_margin = 0.5;
+
+/* How many more bits a row of weights takes whose maximum may lie lower than e^-4: the top of the table costs two nats. */
+static int deeper_bits(const LayerPlan *l, const LayerSeen *s)
+{
+    return l->row_slack == 0 ? 0 : most(0, (int)ceil((2 + l->row_slack + bound_margin - s->row_low - 4) / log(2)));
+}
+
+static void fit_bound(const Fit *f, LayerPlan *l, const LayerSeen *s)
+{
+    l->row_slack = f->p->row_bound && !f->p->softmax ? fmax(s->row_high, 0) + bound_margin : 0;
+    if (!(s->row_low <= s->row_high) || deeper_bits(l, s) > DEEPEST) l->row_slack = 0;
+}
+
+static int score_cells(const LayerPlan *l, const LayerSeen *s)
+{
+    if (l->row_slack > 0) return most(4, bits_of(8 + l->row_slack + fmax(s->score_below, 0) * 1.25, 1) - 1);
+    return most(4, bits_of(s->score * 1.25 + 2, 1));
+}
 
 /* Widths behind a held norm, from the fraction bits y of the sums and x of x times the constant. */
 static void fit_held(const Fit *f, LayerPlan *l, int half, int y, int x)
@@ -287,10 +317,11 @@ static void fit_values(const Fit *f, LayerPlan *l, int fe, int fv, int fo)
     l->value = width(room + fe + fv, fv);
 }
 
-static void fit_scores(const Fit *f, LayerPlan *l, int cells, int fq, int fk)
+static void fit_scores(const Fit *f, LayerPlan *l, int cells, int fq, int fk, int deeper)
 {
     int room = f->p->softmax ? above(l->score) : cells + 1;
-    if (!f->p->softmax) l->score_exp = exp_spec(cells, f->start.exp, f->start.exp_bits);
+    if (!f->p->softmax)
+        l->score_exp = (l->row_slack > 0 ? exp_bound_spec : exp_spec)(cells, f->start.exp + deeper, f->start.exp_bits + deeper);
     l->query = width(room + fq + fk, fq);
     l->key = width(room + fq + fk, fk);
 }
@@ -364,18 +395,18 @@ static int knob_pick(const NormRings *r, bool lean, const int knob[KNOBS], const
 static CHECKED Result fit_attention_half(const Fit *f, LayerPlan *l, const LayerSeen *s)
 {
     int dim_bits = ((int)square_bits(f->c->head_dim) + 1) / 2;             // queries carry their 1 / sqrt(head_dim)
-    int knob[KNOBS], low[KNOBS];
+    int knob[KNOBS], low[KNOBS], deeper = deeper_bits(l, s);
     for (int k = 0; k < KNOBS; k++) {
-        int extra = k == KNOB_Q ? dim_bits : 0;
+        int extra = k == KNOB_Q ? dim_bits : k == KNOB_E ? deeper : 0;
         knob[k] = f->start.knob[k] + extra, low[k] = f->start.low[k] + extra;
     }
-    int cells = score_cells(s);
+    int cells = score_cells(l, s);
     uint32_t layer = (uint32_t)(l - f->p->layer);
     for (;;) {
         LayerRings r;
         l->rope_f = (unsigned)knob[KNOB_ROPE];
-        fit_scores(f, l, cells, knob[KNOB_Q], knob[KNOB_K]);
-        fit_values(f, l, knob[KNOB_E], f->start.value, f->start.mixed);
+        fit_scores(f, l, cells, knob[KNOB_Q], knob[KNOB_K], deeper);
+        fit_values(f, l, knob[KNOB_E], f->start.value, f->start.mixed + deeper);
         fit_norm(f, l, ATTN, knob[KNOB_Y], knob[KNOB_X]);
         layer_rings(&r, f->p, layer);
         const NormRings *n = &r.norm[ATTN];
@@ -387,7 +418,7 @@ static CHECKED Result fit_attention_half(const Fit *f, LayerPlan *l, const Layer
 }
 
 /* The widths behind the mixed values. direct: the output goes to S unlifted; else the lift went to the queries instead. */
-static CHECKED Result fit_attention(const Fit *f, LayerPlan *l)
+static CHECKED Result fit_attention(const Fit *f, LayerPlan *l, int deeper)
 {
     int room = above(l->residual), mixed = l->range.mixed, bits = sum_range(f->p, l), fo = f->start.attention, fs;
     bool direct = f->private && (f->lean || f->gpt2);
@@ -399,11 +430,15 @@ static CHECKED Result fit_attention(const Fit *f, LayerPlan *l)
         fs = least(bits + f->start.sum, 64 - ring);
         if (f->lean) l->sum_inverse = width(least(ring + fs, 64 - (bits + 16 - fs)), fs);
         if (fs >= bits + (f->gpt2 ? 7 : 9)) break;
+        if (direct && deeper && (!f->gpt2 || fa <= f->start.least_private)) {
+            direct = false, l->attention_opened = true;       // an exchange for the bits that the bound's rows take
+            continue;
+        }
         if (!f->gpt2 || fa <= f->start.least_private)
             return fail(FAIL_DATA, "layer %u: attention does not fit 64 bits", f->p->frozen + (uint32_t)(l - f->p->layer));
         l->weight_f[MAT_O]--;                  // attention output is smaller than what the other matrices see
     }
-    sum_specs(&l->sum_coarse, &l->sum_fine, bits, least(14, (int)l->exp.f), f->lean ? bits + 16 : fs);
+    sum_specs(&l->sum_coarse, &l->sum_fine, bits, least(14 + deeper, (int)l->exp.f), f->lean ? bits + 16 : fs, deeper);
     if (f->p->softmax == SOFTMAX_2RELU) l->sum_coarse.offset = ldexp(SOFTMAX_FLOOR, -l->weight_unit);
     if (l->sum_coarse.border) l->sum_fine.offset = l->sum_coarse.offset;
     return OK;
@@ -502,8 +537,9 @@ static CHECKED Result fit_layer(const Fit *f, uint32_t layer)
     }
     fit_weights(f, l, layer);
     if (f->p->softmax) fit_softmax(f, l, s);
+    fit_bound(f, l, s);
     GUARD(fit_attention_half(f, l, s));
-    GUARD(fit_attention(f, l));
+    GUARD(fit_attention(f, l, deeper_bits(l, s)));
     if (f->gpt2 && f->p->activation) fit_approx_gate(f, l);
     else if (f->gpt2) fit_gelu(f, l);
     else GUARD(fit_hidden(f, l));
@@ -561,7 +597,7 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model
 Variant plan_variant(const Plan *p)
 {
     return (Variant){.first = p->frozen, .heads = p->heads, .activation = p->activation, .softmax = p->softmax,
-                     .score_shift = (float)p->score_shift, .norm = p->norm, .norm_mix = p->norm ? 1 : 0};
+                     .score_shift = (float)p->score_shift, .norm = p->norm, .norm_mix = p->norm ? 1 : 0, .row_bound = p->row_bound};
 }
 
 /* What the secure layers cannot do. */
@@ -602,6 +638,14 @@ static CHECKED Result norms_begin(Plan *out, const Variant *v)
     return OK;
 }
 
+static void bounds_begin(Plan *out, const Variant *v, const ModelConfig *c)
+{
+    if (!v->row_bound) return;
+    LayerVariant one = variant_layer(v, c, v->first);
+    out->bound_heads = merged_heads(&one);
+    out->row_bound = numbers_keep(out, v->row_bound, out->bound_heads);
+}
+
 Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
 {
     uint32_t context = o->context && o->context < c->context ? o->context : c->context;
@@ -621,7 +665,9 @@ Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
     out->activation = o->variant.activation, out->softmax = o->variant.softmax;
     if (out->softmax == SOFTMAX_2QUAD) out->score_shift = o->variant.score_shift != 0 ? (double)o->variant.score_shift : SOFTMAX_SHIFT;
     GUARD(norms_begin(out, &o->variant));
-    return heads_begin(out, &o->variant.heads, c);
+    GUARD(heads_begin(out, &o->variant.heads, c));
+    bounds_begin(out, &o->variant, c);
+    return OK;
 }
 
 Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32_t rank)
@@ -632,7 +678,8 @@ Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32
     for (MatrixKind k = 0; k < MAT_COUNT; k++) out->adapted[k] = out->rank > 0;
     LayerSeen typical = {.residual = 200, .square_low = {0x1p-5, 0x1p-5}, .square_high = {0x1p+5, 0x1p+5}, .normed = {32, 32},
                          .product = {200, 200}, .low_rank = {60, 60}, .query = 2, .key = 15, .value = 7, .score = 48, .mixed = 4,
-                         .gate = c->arch == ARCH_GPT2 ? 11 : 40, .up = 30, .sum_low = 25, .sum_high = 50.0 * out->context};
+                         .gate = c->arch == ARCH_GPT2 ? 11 : 40, .up = 30, .sum_low = 25, .sum_high = 50.0 * out->context,
+                         .row_low = -1, .row_high = 1, .score_below = 90};
     PlanSeen seen = {arena_new(&out->arena, LayerSeen, out->layers), 200, 0x1p-5, 0x1p+5, 30};
     for (uint32_t l = 0; l < out->layers; l++) seen.layer[l] = typical;
     GUARD(plan_fit(out, &seen, c, NULL));

@@ -61,6 +61,7 @@ static const Field layer_fields[] = {
     {"query", F_WIDTH, AT(LayerPlan, query), 0},
     {"key", F_WIDTH, AT(LayerPlan, key), 0},
     {"value", F_WIDTH, AT(LayerPlan, value), 0},
+    {"row_slack", F_REAL, AT(LayerPlan, row_slack), 0},
     {"score_exp", F_LOOKUP, AT(LayerPlan, score_exp), 0},
     {"exp", F_WIDTH, AT(LayerPlan, exp), 0},
     {"mix", F_WIDTH, AT(LayerPlan, mix), 0},
@@ -150,7 +151,7 @@ static Json *field_json(const Field *f, const void *at)
 /* Left out of the text where they are zero, as in every plan of a model that does without them. */
 static bool field_spare(const Field *f)
 {
-    static const char *const names[] = {"architecture", "merge", "query_bits", "rsqrt", "rsqrt_fine", "activation", "softmax",
+    static const char *const names[] = {"architecture", "merge", "query_bits", "rsqrt", "rsqrt_fine", "row_slack", "activation", "softmax",
                                         "score_shift", "score_exp", "silu", "score", "score_cell", "weight", "weight_unit", "sum",
                                         "gate_cell", "gated"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -189,6 +190,7 @@ void plan_json(const Plan *p, Buffer *out)
     }
     if (p->heads.order) json_put(o, "head_groups", head_groups_json(&p->heads, p->layers));
     if (p->norm) json_put(o, "norm", rows_json(p->norm, p->layers, HALVES));
+    if (p->row_bound) json_put(o, "row_bound", rows_json(p->row_bound, p->layers, p->bound_heads));
     json_print(out, o, 1, 17);
     buffer_u8(out, '\n');
     json_free(o);
@@ -256,7 +258,7 @@ static const Field *field_find(const Field *fields, const char *name)
 /* Members of a plan that stand in no table. */
 static bool field_beside(const char *key)
 {
-    static const char *const names[] = {"format", "layers", "known_tokens", "head_groups", "norm"};
+    static const char *const names[] = {"format", "layers", "known_tokens", "head_groups", "norm", "row_bound"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i], key)) return true;
     return false;
@@ -301,11 +303,14 @@ static CHECKED Result plan_read(Plan *out, const Json *o)
     GUARD(json_get_text(&format, o, "format"));
     if (strcmp(format, format_name) != 0) return fail(FAIL_DATA, "format is '%s', not '%s'", format, format_name);
     const Json *known = json_find(o, "known_tokens"), *groups = json_find(o, "head_groups");
-    GUARD(struct_read(plan_fields, out, o, 2 + (size_t)(known != NULL) + (size_t)(groups != NULL) + (size_t)(json_find(o, "norm") != NULL)));
+    const Json *norm = json_find(o, "norm"), *bounds = json_find(o, "row_bound");
+    GUARD(struct_read(plan_fields, out, o, 2 + (size_t)(known != NULL) + (size_t)(groups != NULL) + (size_t)(norm != NULL) + (size_t)(bounds != NULL)));
     if (known) GUARD(known_read(out, known));
     GUARD(json_get_array(&layers, o, "layers", 1024));
     out->layers = (uint32_t)json_count(layers);
     GUARD(rows_read(&out->norm, o, "norm", out->layers, HALVES, &out->arena));
+    if (bounds && json_kind(json_at(bounds, 0)) == KIND_ARRAY) out->bound_heads = (uint32_t)json_count(json_at(bounds, 0));
+    GUARD(rows_read(&out->row_bound, o, "row_bound", out->layers, out->bound_heads, &out->arena));
     uint32_t size = out->heads.size;
     if (groups) GUARD(head_groups_read(&out->heads, groups, out->layers, &out->arena));
     if (groups && out->heads.size != size) return fail(FAIL_DATA, "head_groups: groups of %u heads, merged by %u", out->heads.size, size);

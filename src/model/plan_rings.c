@@ -26,6 +26,9 @@ double norm_mantissa(const Plan *p, uint32_t layer, int half, int *shift)
     return mantissa;
 }
 
+/* The table's value is 1 from 4 below its end on, two of its cells, and the cell below may be met from there. */
+double bound_shift(const LayerPlan *l) { return ldexp(1, (int)l->score_exp.t - 1 - (int)l->score_exp.f) - 6 - l->row_slack; }
+
 unsigned quant_fraction(const Plan *p, MatrixKind kind)
 {
     return QUANT_F + (p->norm && kind_half(kind) < HALVES ? 3 : 0);

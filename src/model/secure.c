@@ -85,6 +85,16 @@ static void orders_new(SecureNet *s, LayerNet *l, Arena *session, uint32_t layer
     l->key_order = key, l->query_order = query;
 }
 
+static void bounds_new(SecureNet *s, LayerNet *l, Arena *session, uint32_t layer)
+{
+    uint32_t heads = s->plan->bound_heads;
+    if (l->plan->row_slack == 0) return;
+    uint64_t *words = arena_new(session, uint64_t, heads);
+    for (uint32_t h = 0; h < heads; h++)
+        words[h] = ring_from_real(bound_shift(l->plan) - (double)s->plan->row_bound[layer * heads + h], l->plan->query.f + l->plan->key.f);
+    l->bound = words;
+}
+
 /* Fraction bits of the result to which the bias of a matrix is added. */
 static unsigned bias_fraction(const SecureNet *s, const LayerNet *l, uint32_t layer, MatrixKind matrix)
 {
@@ -138,6 +148,7 @@ static CHECKED Result layer_new(SecureNet *s, Arena *session, const Model *m, co
     l->silu = tables_find(s->table, s->tables, &p->silu);
     angles_new(s, l, session, layer);
     orders_new(s, l, session, layer);
+    bounds_new(s, l, session, layer);
     for (MatrixKind k = 0; k < MAT_COUNT && holds_private(s); k++) GUARD(bias_new(s, l, session, m, a, layer, k));
     size_t kv = (size_t)c->kv_heads * c->head_dim;
     s->cache[s->caches++] = l->keys = cache_new(session, s->plan->context, kv, p->key.n, p->key.f);

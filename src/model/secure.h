@@ -49,7 +49,8 @@ typedef struct LayerPlan {
     NormPlan attn, ffn;
     unsigned rope_f;                           // fraction bits of cos and sin; 0 without RoPE
     Width query, key, value;                   // after RoPE, as opened
-    LookupSpec score_exp;                      // rank 1, down from the row maximum; 2^(t-k) cells of width 2
+    double row_slack;                          // scores lie at most so far above their head's bound (Plan.row_bound); 0: no bound is used
+    LookupSpec score_exp;                      // rank 1, down from the row maximum or its bound; 2^(t-k) cells of width 2
     Width exp;                                 // softmax weights as opened
     Width mix;                                 // mixed values before 1/sum, as opened
     LookupSpec sum_coarse, sum_fine;           // 1/sum; border 0: one level, sum_coarse alone
@@ -75,6 +76,8 @@ typedef struct Plan {
     Activation activation;
     Softmax softmax;
     double score_shift;                        // of 2Quad; else 0
+    uint32_t bound_heads;                      // merged query heads, where there are
+    const float *row_bound;                    // (layers, bound_heads) what stands in for row maxima; NULL: none. In the arena
     uint32_t frozen, layers;                   // the client runs layers below `frozen`; the `layers` above are secure
     bool adapted[MAT_COUNT];                   // matrices with low-rank factors, the same in every secure layer
     uint32_t rank;                             // of the adapter; 0 without one

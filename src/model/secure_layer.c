@@ -107,6 +107,23 @@ static const Layout *score_layout(SecureNet *s, size_t rows, size_t **group_len)
     return layout_ragged(s->e, columns);
 }
 
+/* The column of exp, queued: two exchanges below the row maximum, none below its bound. */
+static CHECKED Result exp_select(SecureNet *s, const LayerNet *l, Wire scores, const Layout *groups, const size_t *group_len, Looked **out)
+{
+    Engine *e = s->e;
+    const LookupSpec *exp = &l->plan->score_exp;
+    if (l->bound) scores = wire_add_public(e, scores, merged_heads(s), l->bound);
+    Opened *index = wire_open_to(e, scores, exp->t, exp->f);
+    GUARD(engine_exchange(e, "attention: score index"));
+    if (l->bound) return *out = lookup_select(e, index, l->score_exp), OK;
+    RowMax *max = rowmax_count(e, index, exp->k, groups, group_len);
+    GUARD(engine_exchange(e, "attention: zero tests of the counts"));
+    Opened *top = wire_open(e, rowmax_take(e, max));
+    GUARD(engine_exchange(e, "attention: row maximum"));
+    *out = lookup_select_below(e, index, l->score_exp, top, groups);
+    return OK;
+}
+
 /* softmax weights, opened, and their row sums. */
 static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, Opened **out, Wire *sums)
 {
@@ -121,13 +138,8 @@ static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, 
         *sums = wire_map(e, w, groups, 0, sum_row, &(Rows){at, heads});
         return OK;
     }
-    Opened *index = wire_open_to(e, scores, p->score_exp.t, p->score_exp.f);
-    GUARD(engine_exchange(e, "attention: score index"));
-    RowMax *max = rowmax_count(e, index, p->score_exp.k, groups, group_len);
-    GUARD(engine_exchange(e, "attention: zero tests of the counts"));
-    Opened *top = wire_open(e, rowmax_take(e, max));
-    GUARD(engine_exchange(e, "attention: row maximum"));
-    Looked *look = lookup_select_below(e, index, l->score_exp, top, groups);
+    Looked *look;
+    GUARD(exp_select(s, l, scores, groups, group_len, &look));
     GUARD(engine_exchange(e, "attention: exp column"));
     unsigned ring = (unsigned)l->rings.exp_times;
     w = wire_to(e, factor_mul_once(e, looked_factor(e, look, ring), NULL, ring), p->exp.n, p->exp.f);

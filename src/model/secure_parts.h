@@ -59,6 +59,8 @@ int sum_range(const Plan *p, const LayerPlan *l);             // a row of softma
 double norm_mantissa(const Plan *p, uint32_t layer, int half, int *shift);
 /* Fraction bits of the 8-bit weights' scale: more where a mantissa is in it. */
 unsigned quant_fraction(const Plan *p, MatrixKind kind);
+/* Where a bound stands in for the maximum: added to the scores, so that the slack's end meets the table's top exact cell. */
+double bound_shift(const LayerPlan *l);
 /* Index of 1/rms: the sum of squares is read as one of 2^square_bits(width) numbers, so that it is near the mean square. */
 unsigned square_bits(uint32_t width);          // ceil(log2 width)
 /* Ring of the product x / rms, normalised x times the head. */
@@ -71,6 +73,7 @@ typedef struct LayerSeen {
     double residual, square_low[HALVES], square_high[HALVES], normed[HALVES], product[HALVES], low_rank[HALVES];
     double query, key, value, score, mixed, gate, up;
     double sum_low, sum_high;                  // row sums of another softmax's weights
+    double row_low, row_high, score_below;     // row maxima less their bound, from .. to; how far below its bound any score lies
 } LayerSeen;
 typedef struct PlanSeen {
     LayerSeen *layer;                          // (layers)
@@ -133,6 +136,7 @@ typedef struct LayerNet {
     const Pinned *out_a, *out_b, *down_a, *down_b;
     const uint64_t *bias[MAT_COUNT];           // S and CLEAR: what S adds to its share, of bias_f fraction bits; NULL where there is none
     unsigned bias_f[MAT_COUNT];
+    const uint64_t *bound;                     // C and CLEAR: (bound_heads) what is added to scores
     const Table *score_exp, *sum_coarse, *sum_fine, *silu;
     const int32_t *rope;                       // (context, head_dim / 2, 2); NULL without RoPE
     Cache *keys, *values;

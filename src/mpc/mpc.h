@@ -110,6 +110,8 @@ void engine_turn(Engine *e, Wire *const *keep, size_t count);
 /* Local and free: */
 Wire wire_add(Engine *e, Wire a, Wire b);                     // same f; ring: the smaller
 Wire wire_add_server(Engine *e, Wire a, const uint64_t *row); // S adds its own words (columns) to every row; row at S and CLEAR
+/* C adds public words to its share: word[g] to the g-th of `runs` equal runs of every row. */
+Wire wire_add_public(Engine *e, Wire a, size_t runs, const uint64_t *word);
 Wire wire_narrow(Wire a, unsigned n);                         // forget high bits
 Wire wire_shift(Engine *e, Wire a, unsigned k);               // drop k bits: ring n-k, scale f-k; C rounds up, S down
 Wire wire_to(Engine *e, Wire a, unsigned n, unsigned f);      // shift to scale f, narrow to ring n: how a product ends

@@ -28,6 +28,26 @@ Wire wire_add_server(Engine *e, Wire a, const uint64_t *row)
     return a;
 }
 
+typedef struct RunsJob { const Layout *at; size_t runs; const uint64_t *in, *word; uint64_t *out; } RunsJob;
+
+static void add_runs_block(void *ctx, const Block *b)
+{
+    const RunsJob *j = ctx;
+    size_t len = row_words(j->at, b->row) / j->runs, run = b->from / len, end = (run + 1) * len;
+    for (size_t i = 0; i < b->len; run++, end += len)
+        for (; i < b->len && b->from + i < end; i++) j->out[b->i + i] = j->in[b->i + i] + j->word[run];
+}
+
+Wire wire_add_public(Engine *e, Wire a, size_t runs, const uint64_t *word)
+{
+    if (!a.c.word) return a;
+    Share c = {words_raw(e, true, layout_len(a.at))};
+    for (size_t r = 0; r < a.at->rows; r++) ASSERT(row_words(a.at, r) % runs == 0);
+    rows_run(a.at, add_runs_block, &(RunsJob){a.at, runs, a.c.word, word, c.word});
+    a.c = c;
+    return a;
+}
+
 Wire wire_narrow(Wire a, unsigned n)
 {
     if (n < a.n) a.n = n;
