@@ -159,7 +159,7 @@ static bool half_adapted(const Fit *f, int half)
 /* The same behind a held norm: of x as it is sent to S, or opened with low-rank values behind it. */
 static int held_room(const Fit *f, const LayerRange *r, int half)
 {
-    int fa = (int)f->p->adapter_f, ffn = most(r->gate + 1, f->gpt2 ? 0 : r->up + 2);
+    int fa = (int)f->p->adapter_f, ffn = most(r->gate + (f->p->activation ? 2 : 1), f->gpt2 ? 0 : r->up + 2);
     if (f->private) return half == ATTN ? 0 : ffn + fa;
     if (!half_adapted(f, half)) return 0;
     if (half == FFN) return ffn + 2 * fa;
