@@ -292,6 +292,38 @@ TEST(plans_as_json_and_back)
     }
 }
 
+static void lie(const LayerPlan *good, const char *found)
+{
+    CHECK_FAILS(plan_check(&plan, &model.config), found);
+    plan.layer[0] = *good;
+}
+
+/* Every width that an approximation adds is proved, whichever way a plan has it wrong. */
+TEST(plans_that_lie_are_refused)
+{
+    for (size_t i = 6; i < CASES; i++) {
+        const Case *c = &cases[i];
+        setup(c);
+        const LayerPlan good = plan.layer[0];
+        LayerPlan *l = &plan.layer[0];
+        const ModelConfig *m = &model.config;
+        bool gated = c->activation && c->config.arch == ARCH_LLAMA, signs = c->activation == ACTIVATION_RELU;
+        if (c->activation) l->gate.n--, lie(&good, "unsound plan");
+        if (c->activation) l->range.gate++, lie(&good, "unsound plan");
+        if (signs) l->gate_cell = 0, lie(&good, "sign of the gate");
+        if (signs) l->gate_cell = l->gate.n - 3, lie(&good, "sign of the gate");
+        if (gated) l->gated.n--, lie(&good, "unsound plan");
+        if (gated) l->gated.f++, lie(&good, "unsound plan");
+        if (c->softmax) l->range.score++, lie(&good, "unsound plan");
+        if (c->softmax) l->weight_unit -= 2, lie(&good, "softmax weights");
+        if (c->softmax) l->range.sum += 3, lie(&good, "unsound plan");
+        if (c->softmax == SOFTMAX_2RELU) l->score_cell = 60, lie(&good, "sign of the scores");
+        CHECK_OK(plan_check(&plan, m));
+        plan.score_shift += c->softmax == SOFTMAX_2QUAD ? 1e4 : 1;
+        CHECK_FAILS(plan_check(&plan, m), "shift of the scores");
+    }
+}
+
 /* What a pruned plan pins, opens and keeps is that of a model that never had the heads. */
 TEST(pruned_heads_cost_nothing)
 {

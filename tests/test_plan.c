@@ -23,13 +23,22 @@ static void make(Plan *p, Prefer prefer, Private private_part)
     CHECK_OK(plan_make(p, &model, &adapter, &o, tokens, 400));
 }
 
-/* Forms: fold or lean (bit 0), what is private (bit 1), GPT-2 with merged heads (from 4 on; all private). */
-enum { FORMS = 6, MUTATIONS = 270 };
+/* Forms: fold or lean (bit 0), what is private (bit 1), GPT-2 with merged heads (4 and 5; all private), approximations
+ * and pruned heads (from 6 on). */
+enum { FORMS = 8, MUTATIONS = 270 };
 
 static const ModelConfig *make_form(Plan *p, int form)
 {
     static const uint32_t order[] = {2, 0, 3, 1, 0, 1, 2, 3};
     Prefer prefer = form & 1 ? PREFER_BYTES : PREFER_EXCHANGES;
+    if (form >= 6) {
+        PlanOptions o = {.context = 40, .prefer = prefer, .variant = {.activation = form == 6 ? ACTIVATION_RELU : ACTIVATION_QUAD,
+                         .softmax = form == 6 ? SOFTMAX_2QUAD : SOFTMAX_2RELU, .heads = {.size = 1, .order = order + 4, .heads = 1}}};
+        make(p, prefer, PRIVATE_LORA);
+        plan_free(p);
+        CHECK_OK(plan_make(p, &model, &adapter, &o, tokens, 400));
+        return &shape;
+    }
     if (form < 4) {
         make(p, prefer, form & 2 ? PRIVATE_LAYERS : PRIVATE_LORA);
         return &shape;
@@ -64,7 +73,7 @@ TEST(json_and_back)
         uint8_t h[2][HASH_BYTES];
         plan_hash(&p, c, h[0]), plan_hash(&q, c, h[1]);
         CHECK(!memcmp(h[0], h[1], HASH_BYTES));
-        q.layer[1].silu.f0--;
+        q.layer[1].sum_coarse.f0--;
         plan_hash(&q, c, h[1]);
         CHECK(memcmp(h[0], h[1], HASH_BYTES));
         char path[200];
@@ -289,7 +298,7 @@ TEST(absurd_biases_are_refused)
 {
     static const uint8_t seed[KEY_BYTES] = {3};
     static const float absurd[] = {1e30f, 2e11f, NAN};       // 2e11: as an integer of the plan's fraction bits it may just fit
-    for (int form = 4; form < FORMS; form++)
+    for (int form = 4; form < 6; form++)
         for (int i = 0; i < 3; i++)
             for (MatrixKind kind = 0; kind < MAT_COUNT; kind++) {
                 Plan p;

@@ -252,7 +252,7 @@ const char calibrate_usage[] =
     "  --known-prefix TEXT          both parties know this text, which comes before every prompt: it costs nothing at the client\n"
     "  --known-prefix-file FILE     the same, from a file\n"
     "  Heads are merged as marill.json says: {\"variant\": {\"merge\": 4}}, or {\"variant\": {\"head_groups\": ..}}, lists of heads for\n"
-    "  each secure layer.\n"
+    "  each secure layer (heads that are in none are pruned). Its \"activation\" may be relu or quad, its \"softmax\" 2quad or 2relu.\n"
     "  --out FILE                   (marill-plan.json of the adapter folder, or of the model folder)\n";
 
 static Result text_tokens(int32_t **ids, size_t *count, const Tokenizer *t, const char *path, const char *builtin, Arena *a)
