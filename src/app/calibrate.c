@@ -249,6 +249,8 @@ const char calibrate_usage[] =
     "  --frozen N                   layers that the client runs by itself; a fraction if below 1 (the first with factors)\n"
     "  --private layers|lora        what the provider keeps (lora with an adapter)\n"
     "  --prefer exchanges|bytes     (exchanges)\n"
+    "  --cells N                    of the table of SiLU or GELU, a power of two from 8 (those of marill.json, or else 256; 512 where\n"
+    "                               values beyond 64 were seen): fewer cost less, and are worse unless the model was tuned for them\n"
     "  --known-prefix TEXT          both parties know this text, which comes before every prompt: it costs nothing at the client\n"
     "  --known-prefix-file FILE     the same, from a file\n"
     "  Heads are merged as marill.json says: {\"variant\": {\"merge\": 4}}, or {\"variant\": {\"head_groups\": ..}}, lists of heads for\n"
@@ -281,7 +283,7 @@ static Result plan_from_text(Plan *out, const Bundle *b, const PlanOptions *o, c
 
 typedef struct CalibrateArgs {
     const char *model, *adapter, *text, *prefix, *prefix_file, *out;
-    uint64_t context;
+    uint64_t context, cells;
     double frozen;
     unsigned private, prefer;
     bool private_given, frozen_given;
@@ -313,6 +315,7 @@ static Result plan_options(PlanOptions *o, const Bundle *b, const CalibrateArgs 
     o->variant = b->variant;
     if (variant_changes(&o->variant) && o->variant.first != o->frozen)
         return fail(FAIL_USE, "marill.json has a variant from layer %u on, and %u layers are frozen", o->variant.first, o->frozen);
+    if (k->cells) o->variant.cells = (uint32_t)k->cells;
     return OK;
 }
 
@@ -346,6 +349,7 @@ Result calibrate_command(int argc, char **argv)
         OPTION("--frozen", OPT_REAL, &k.frozen, .max = 1e6),
         OPTION("--private", OPT_CHOICE, &k.private, .choices = private_names),
         OPTION("--prefer", OPT_CHOICE, &k.prefer, .choices = prefer_names),
+        OPTION("--cells", OPT_UINT, &k.cells, .max = 4096),
         OPTION("--known-prefix", OPT_TEXT, &k.prefix),
         OPTION("--known-prefix-file", OPT_TEXT, &k.prefix_file),
         OPTION("--out", OPT_TEXT, &k.out),

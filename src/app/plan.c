@@ -13,6 +13,7 @@ const char plan_usage[] =
     "  --frozen F                   layers that the client runs by itself; a fraction if below 1\n"
     "  --rank R                     of the private factors of a shape; without it all weights are private\n"
     "  --merge M                    heads of a shape that share one softmax (1)\n"
+    "  --cells N                    of a shape's table of SiLU or GELU (256)\n"
     "  --constant-norms             of a shape: tuning holds its norms at constants\n"
     "  --row-bound                  of a shape: tuning keeps the largest score of a row near a bound\n"
     "  --prefer exchanges|bytes     --private layers|lora        of a folder (those of its plan)\n"
@@ -24,7 +25,7 @@ const char plan_usage[] =
 typedef struct PlanArgs {
     const char *shape, *model, *adapter, *net;
     unsigned setting, prefer, private;
-    uint64_t rank, context, merge;
+    uint64_t rank, context, merge, cells;
     double frozen;
     bool json, bytes;
     Change change;
@@ -118,6 +119,7 @@ static Result shape_plan(Plan *out, ModelConfig *c, const PlanArgs *k, const Opt
     PlanOptions o = {.context = k->context ? (uint32_t)k->context : 128,
                      .prefer = (Prefer)k->prefer,
                      .variant.heads.size = (uint32_t)k->merge,
+                     .variant.cells = (uint32_t)k->cells,
                      .private_part = k->rank ? PRIVATE_LORA : PRIVATE_LAYERS,
                      .weight_bits = k->bytes ? 8 : 16};
     if (option_given(options, "--private") && k->private == PRIVATE_LORA && !k->rank)
@@ -139,6 +141,7 @@ static Result folder_plan(Plan *out, ModelConfig *c, const PlanArgs *k)
     const char *path;
     if (k->rank) return fail(FAIL_USE, "--rank is for shapes: a folder's adapter has its own");
     if (k->change.norms || k->change.bounds) return fail(FAIL_USE, "changes of a shape's layers: those of a folder are in its marill.json");
+    if (k->cells) return fail(FAIL_USE, "--cells is for shapes: a folder's plan has its own");
     if (k->merge != 1) return fail(FAIL_USE, "--merge is for shapes: a folder's plan has its own groups of heads");
     GUARD(config_read(c, k->model));
     GUARD(plan_settle(&path, &k->wish));
@@ -164,6 +167,7 @@ Result plan_command(int argc, char **argv)
         OPTION("--rank", OPT_UINT, &k.rank, .min = 1, .max = 4096),
         OPTION("--merge", OPT_UINT, &k.merge, .min = 1, .max = 1024),
         OPTION("--context", OPT_UINT, &k.context, .min = 2, .max = 1 << 17),
+        OPTION("--cells", OPT_UINT, &k.cells, .max = 4096),
         OPTION("--constant-norms", OPT_FLAG, &k.change.norms),
         OPTION("--row-bound", OPT_FLAG, &k.change.bounds),
         OPTION("--bytes", OPT_FLAG, &k.bytes),

@@ -299,7 +299,7 @@ static CHECKED Result known_note(Plan *p, const PlanOptions *o, const ModelConfi
     return OK;
 }
 
-static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const int32_t *tokens, size_t count)
+static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const PlanOptions *o, const int32_t *tokens, size_t count)
 {
     const ModelConfig *c = &m->config;
     if (a && a->layers != c->layers) return fail(FAIL_DATA, "the adapter has %u layers, the model %u", a->layers, c->layers);
@@ -312,6 +312,7 @@ static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const
     Result r = biases_note(&w, &arena);
     if (!failed(r)) r = run_text(&w, tokens, count, &arena);
     if (!failed(r)) r = seen_check(p, w.seen);
+    w.seen->cells = cell_bits(o->variant.cells);
     if (!failed(r)) r = plan_fit(p, w.seen, c, m);
     arena_free(&arena);
     GUARD(r);
@@ -324,5 +325,5 @@ Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions 
     GUARD(plan_begin(out, &m->config, o));
     out->weight_bits = m->quantised ? 8 : 16;
     GUARD(known_note(out, o, &m->config));
-    return calibrate(out, m, a, tokens, count);
+    return calibrate(out, m, a, o, tokens, count);
 }

@@ -155,6 +155,8 @@ typedef struct Variant {
     /* (layers - first, kept query heads / size) what stands in for the maximum of a row of scores. The plain network's softmax is
      * the same with any; training keeps the maxima near. NULL: none. */
     const float *row_bound;
+    /* Cells of the table of SiLU or GELU, a power of two; 0: as the plan chooses. A plain run has no cells: whoever makes a plan asks. */
+    uint32_t cells;
 } Variant;
 bool variant_changes(const Variant *v);        // anything at all; false for NULL
 /* {"variant": {..}} of DIR/marill.json; zeros where there is no such file or member. first: the lowest layer, where neither it

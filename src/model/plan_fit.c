@@ -9,7 +9,6 @@
 #include "model/secure_parts.h"
 
 static const double assumed_weight = 1.5;      // the largest weight of a model that is only a shape
-static const double silu_rim = 1 + 1.0 / 64;   // the top cell of the signed SiLU table stays free: it may wrap
 static const double margin = 2, table_margin = 1.4;    // of ranges; of those whose tables lose resolution with it
 
 /* |x| <= seen becomes |x| < 2^bits. */
@@ -71,14 +70,19 @@ static LookupSpec exp_bound_spec(int cells, int f, int bits)
     return s;
 }
 
-/* 256 cells serve +-64 as well as a table of 13 bits would; wider ranges get 512. */
-static int silu_cells(int range) { return range > 6 ? 9 : 8; }
+/* Bits of a cell's number: those that are wished, or else 256 cells, which serve +-64 as well as a table of 13 bits would; wider
+ * ranges get 512. */
+static int silu_cells(int wished, int range) { return wished ? wished : range > 6 ? 9 : 8; }
+
+/* The top cell of the signed table stays free, since it may wrap: what a range grows by for it. */
+static double silu_rim(int wished) { return wished && wished < 7 ? 1 / (1 - ldexp(2, -wished)) : 1 + 1.0 / 64; }
 
 /* The columns fit 16 and 8 bits: |silu| < 2^range, and the slope over half a cell, some 2^(range - cells), which with the
- * low part's coordinate shares the result's f fraction bits so that their roundings weigh the same. */
-static LookupSpec silu_spec(Function fn, int range, int f)
+ * low part's coordinate shares the result's f fraction bits so that their roundings weigh the same. Few cells are wide: the index keeps
+ * the steps that 256 would have. */
+static LookupSpec silu_spec(Function fn, int cells, int range, int f)
 {
-    int cells = silu_cells(range), k = 6, low = clamp((f - cells + range) / 2, 2, fn == FN_GELU ? 6 : 5);
+    int k = most(6, 14 - cells), wide = most(8 - cells, 0), low = clamp((f - cells + range) / 2, 2, (fn == FN_GELU ? 6 : 5) + wide);
     int slope = clamp(f - low, 2, cells + 5 - range);
     return (LookupSpec){.fn = fn, .t = (unsigned)(cells + k), .k = (unsigned)k, .f = (unsigned)(cells + k - 1 - range),
                         .f0 = (unsigned)least(14 - range, slope + low), .m0 = 16, .f1 = (unsigned)slope, .m1 = 8, .fp = (unsigned)low,
@@ -231,7 +235,7 @@ static void fit_range(const Fit *f, LayerRange *r, const LayerSeen *s, double ne
     }
     r->query = bits_of(s->query, margin), r->key = bits_of(s->key, margin);
     r->value = bits_of(s->value, margin), r->mixed = bits_of(s->mixed, margin);
-    r->gate = clamp(bits_of(s->gate, table_margin * silu_rim), 1, 12), r->up = bits_of(s->up, margin);
+    r->gate = clamp(bits_of(s->gate, table_margin * silu_rim(f->seen->cells)), 1, 12), r->up = bits_of(s->up, margin);
 }
 
 /* A bound serves where the maxima of rows lie within some 6 nats around it, margins included: beyond, rows lose too many bits. */
@@ -342,7 +346,7 @@ static void fit_softmax(const Fit *f, LayerPlan *l, const LayerSeen *s)
 {
     LayerRange *r = &l->range;
     bool quad = f->p->softmax == SOFTMAX_2QUAD;
-    r->score = most(1, bits_of(s->score * 1.25 + 1, silu_rim));
+    r->score = most(1, bits_of(s->score * 1.25 + 1, silu_rim(0)));
     double bound = ldexp(1, r->score) + fabs(f->p->score_shift), low = fmax(fmax(s->sum_low, s->sum_high * 0x1p-12), 0x1p-20) / 2;
     l->weight_unit = (int)floor(log2(low)) + 6;
     r->weight = bits_of(quad ? bound * bound : bound, 1) - l->weight_unit;
@@ -479,7 +483,7 @@ static Width fit_low_rank(const Fit *f, const LayerPlan *l, MatrixKind kind)
 /* GELU and the down projection. */
 static void fit_gelu(const Fit *f, LayerPlan *l)
 {
-    l->silu = silu_spec(FN_GELU, l->range.gate, f->start.gelu);
+    l->silu = silu_spec(FN_GELU, silu_cells(f->seen->cells, l->range.gate), l->range.gate, f->start.gelu);
     l->up = (Width){0, 0};
     l->hidden = width(above(l->residual) + (int)l->weight_f[MAT_DOWN] + f->start.hidden, f->start.hidden);
 }
@@ -504,12 +508,12 @@ static CHECKED Result fit_hidden(const Fit *f, LayerPlan *l)
         l->hidden.n = (unsigned)most(r.down.lift, (int)l->hidden.n);
         return OK;
     }
-    int up = 10, silu = clamp(silu_cells(range) + 10 - range, 8, 15);
+    int up = 10, cells = silu_cells(f->seen->cells, range), silu = clamp(cells + 10 - range, 8, 15);
     while (up + silu > left && up > 8) up--;
     while (up + silu > left && silu > 10) silu--;
     while (up + silu > left && up > 6) up--;
     if (up + silu > left) return fail(FAIL_DATA, "hidden values do not fit 64 bits");
-    l->silu = silu_spec(FN_SILU, range, silu);
+    l->silu = silu_spec(FN_SILU, cells, range, silu);
     l->up = width(l->range.up + 2 + up, up);
     l->hidden.f = (unsigned)lookup_f(&l->silu) + l->up.f;
     fit_down(f, l, room);
@@ -594,6 +598,15 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model
     return OK;
 }
 
+double gate_bound(int range, int32_t cells) { return ldexp(1, range) / (table_margin * silu_rim(cell_bits((uint32_t)cells))); }
+
+int cell_bits(uint32_t cells)
+{
+    int bits = 0;
+    while (cells >> bits > 1) bits++;
+    return bits;
+}
+
 Variant plan_variant(const Plan *p)
 {
     return (Variant){.first = p->frozen, .heads = p->heads, .activation = p->activation, .softmax = p->softmax,
@@ -664,6 +677,7 @@ Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
     GUARD(variant_refuse(&o->variant));
     out->activation = o->variant.activation, out->softmax = o->variant.softmax;
     if (out->softmax == SOFTMAX_2QUAD) out->score_shift = o->variant.score_shift != 0 ? (double)o->variant.score_shift : SOFTMAX_SHIFT;
+    GUARD(cells_check(o->variant.cells));
     GUARD(norms_begin(out, &o->variant));
     GUARD(heads_begin(out, &o->variant.heads, c));
     bounds_begin(out, &o->variant, c);
@@ -680,7 +694,7 @@ Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32
                          .product = {200, 200}, .low_rank = {60, 60}, .query = 2, .key = 15, .value = 7, .score = 48, .mixed = 4,
                          .gate = c->arch == ARCH_GPT2 ? 11 : 40, .up = 30, .sum_low = 25, .sum_high = 50.0 * out->context,
                          .row_low = -1, .row_high = 1, .score_below = 90};
-    PlanSeen seen = {arena_new(&out->arena, LayerSeen, out->layers), 200, 0x1p-5, 0x1p+5, 30};
+    PlanSeen seen = {arena_new(&out->arena, LayerSeen, out->layers), 200, 0x1p-5, 0x1p+5, 30, cell_bits(o->variant.cells)};
     for (uint32_t l = 0; l < out->layers; l++) seen.layer[l] = typical;
     GUARD(plan_fit(out, &seen, c, NULL));
     return plan_check(out, c);

@@ -78,7 +78,11 @@ typedef struct LayerSeen {
 typedef struct PlanSeen {
     LayerSeen *layer;                          // (layers)
     double residual, square_low, square_high, logit;           // at the final norm and the head
+    int cells;                                 // bits of the cells wished for SiLU or GELU; 0: none are
 } PlanSeen;
+/* The largest gate that has its margin in a table of 2^range to either side. */
+double gate_bound(int range, int32_t cells);
+int cell_bits(uint32_t cells);                 // log2 of a power of two; 0 of 0
 /* What the options and the shape settle: all but ranges, widths, tables, rank and adapted. Fails on what they contradict. */
 CHECKED Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o);
 /* Chooses every width and table of p, whose mode, context, frozen, layers, rank and adapted are set. Fails where the ranges

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { MOST_HEADS = 1024, FILE_LIMIT = 1 << 22 };
+enum { MOST_HEADS = 1024, LEAST_CELLS = 8, MOST_CELLS = 4096, FILE_LIMIT = 1 << 22 };
 
 static const char *const activation_names[] = {"base", "relu", "quad", NULL};
 static const char *const softmax_names[] = {"exp", "2quad", "2relu", NULL};
@@ -12,7 +12,7 @@ static const char *const softmax_names[] = {"exp", "2quad", "2relu", NULL};
 bool variant_changes(const Variant *v)
 {
     return v && (v->heads.size > 1 || v->heads.order || (v->score_scale != 0 && v->score_scale != 1) || v->activation || v->softmax ||
-                 v->side_by_side || v->norm || v->row_bound);
+                 v->side_by_side || v->norm || v->row_bound || v->cells);
 }
 
 // ---- one layer -------------------------------------------------------------------------------------------------------
@@ -80,6 +80,12 @@ Result held_norms_check(const float *norm, uint32_t layers)
     return OK;
 }
 
+Result cells_check(uint32_t cells)
+{
+    bool fits = !cells || (cells >= LEAST_CELLS && cells <= MOST_CELLS && !(cells & (cells - 1)));
+    return fits ? OK : fail(FAIL_USE, "cells is %u, not a power of two within %d..%d", cells, LEAST_CELLS, MOST_CELLS);
+}
+
 Result variant_check(const Variant *v, const ModelConfig *c)
 {
     if (v->first > c->layers) return fail(FAIL_DATA, "variant: begins at layer %u of %u", v->first, c->layers);
@@ -91,6 +97,7 @@ Result variant_check(const Variant *v, const ModelConfig *c)
     if ((unsigned)v->activation > ACTIVATION_QUAD) return fail(FAIL_DATA, "activation %d is none", (int)v->activation);
     if ((unsigned)v->softmax > SOFTMAX_2RELU) return fail(FAIL_DATA, "softmax %d is none", (int)v->softmax);
     GUARD(held_norms_check(v->norm, layers));
+    GUARD(cells_check(v->cells));
     LayerVariant one = variant_layer(v, c, v->first);
     for (size_t i = 0; v->row_bound && i < (size_t)layers * merged_heads(&one); i++)
         GUARD(number_check(v->row_bound[i], -1e4f, 1e4f, "row_bound"));
@@ -195,6 +202,7 @@ Json *variant_json(const Variant *v, const ModelConfig *c)
     if (v->norm) json_put(o, "norm", rows_json(v->norm, layers, 2));
     real_put(o, "norm_mix", v->norm_mix);
     if (v->row_bound) json_put(o, "row_bound", rows_json(v->row_bound, layers, merged_heads(&one)));
+    if (v->cells) json_put(o, "cells", json_of_uint(v->cells));
     return o;
 }
 
@@ -219,7 +227,7 @@ static CHECKED Result choice_read(unsigned *out, const Json *o, const char *name
 static CHECKED Result members_check(const Json *o)
 {
     static const char *const known[] = {"first", "merge", "head_groups", "score_scale", "activation", "softmax", "score_shift",
-                                        "side_by_side", "norm", "norm_mix", "row_bound"};
+                                        "side_by_side", "norm", "norm_mix", "row_bound", "cells"};
     if (json_kind(o) != KIND_OBJECT) return fail(FAIL_DATA, "variant is not an object");
     for (JsonEach e = {0}; json_each(o, &e);) {
         size_t i = 0;
@@ -261,6 +269,7 @@ Result variant_read(Variant *out, const Json *o, const ModelConfig *c, uint32_t 
     GUARD(rows_read(&out->norm, o, "norm", layers, 2, a));
     LayerVariant one = variant_layer(out, c, out->first);
     GUARD(rows_read(&out->row_bound, o, "row_bound", layers, merged_heads(&one), a));
+    GUARD(json_get_u32_or(&out->cells, o, "cells", 0, MOST_CELLS, 0));
     return variant_check(out, c);
 }
 

@@ -37,6 +37,7 @@ Json *rows_json(const float *x, size_t rows, size_t columns);
 CHECKED Result rows_read(const float **out, const Json *o, const char *name, size_t rows, size_t columns, Arena *a);
 /* The constants that norms are held at, (layers, 2): positive and of a size that makes sense. */
 CHECKED Result held_norms_check(const float *norm, uint32_t layers);
+CHECKED Result cells_check(uint32_t cells);                   // 0 or a power of two that a table can have
 bool head_groups_pruned(const HeadGroups *g, const ModelConfig *c);
 
 /* The member "variant" of marill.json: what is not zero. */
