@@ -395,7 +395,7 @@ TEST(a_session_without_memory_fails)
     Plan p;
     Arena a;
     SecureNet *net;
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     SKIP("the sanitizer maps more than the limit");
 #endif
     CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){UINT64_C(2) << 30, UINT64_C(2) << 30}) == 0);
@@ -427,7 +427,7 @@ TEST(caches_without_memory_stay_as_they_were)
 {
     enum { POSITIONS = 1 << 20, WIDTH = 4096, PAGE_BYTES = 64 * WIDTH * 8 };
     Arena a;
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     SKIP("the sanitizer maps more than the limit");
 #endif
     CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){UINT64_C(2) << 30, UINT64_C(2) << 30}) == 0);
@@ -462,7 +462,7 @@ TEST(batches_without_memory_are_refused)
     CHECK_OK(secure_room(net, c.context - 2, 1, true));
     CHECK_FAILS(secure_room(net, 1, c.context - 1, true), "too large");       // scores
     CHECK_FAILS(secure_room(net, 1, 1000, false), "too large");               // logits
-#ifndef __SANITIZE_ADDRESS__
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){UINT64_C(1) << 30, UINT64_C(1) << 30}) == 0);
     CHECK_FAILS(secure_room(net, 1, 400, false), "no memory for a batch of 400 positions");
 #endif
@@ -490,7 +490,7 @@ TEST(conversations_without_memory_are_refused)
     Plan p;
     Arena a;
     SecureNet *net;
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     SKIP("the sanitizer maps more than the limit");
 #endif
     CHECK_OK(plan_assume(&p, &c, &o, 0));
