@@ -1,5 +1,5 @@
 /* test_faster.c - changes of the network that take exchanges out of a secure layer: norms held at constants, bounds in
- * place of row maxima. Against the float
+ * place of row maxima, attention and feed-forward side by side. Against the float
  * network, as three parties against the ideal functionality, in exchanges and bytes, and as plans that lie. */
 #define TEST_SECONDS 200
 #include "models.h"
@@ -9,7 +9,7 @@
 
 enum { EVERY = (1 << MAT_COUNT) - 1, NO_ATTENTION = EVERY - (1 << MAT_Q | 1 << MAT_K | 1 << MAT_V) };
 
-typedef struct Change { bool norms, bounds; } Change;
+typedef struct Change { bool norms, bounds, beside; } Change;
 
 typedef struct Form {
     ModelConfig config;
@@ -53,6 +53,18 @@ static const Form forms[] = {
     {LLAMA, 4, NO_ATTENTION, FOLD, LORA, {.norms = true, .bounds = true}, 12, .merge = 2, .known = 5},
     {GPT2, 0, 0, FOLD, LAYERS, {.bounds = true}, 15, .merge = 2},
     {GPT2, 0, 0, LEAN, LAYERS, {.norms = true, .bounds = true}, 13, .known = 3},
+    {LLAMA, 4, EVERY, FOLD, LORA, {.beside = true}, 12, .merge = 2, .known = 2},
+    {LLAMA, 4, EVERY, LEAN, LORA, {.beside = true}, 15, .frozen = 1},
+    {LLAMA, 0, 0, FOLD, LAYERS, {.beside = true}, 12, .known = 3},
+    {LLAMA, 3, EVERY, LEAN, LAYERS, {.beside = true}, 15, .merge = 2},
+    {LLAMA, 3, 1 << MAT_Q | 1 << MAT_UP | 1 << MAT_O | 1 << MAT_DOWN, FOLD, LORA, {.beside = true}, 12, .quantised = true},
+    {GPT2, 0, 0, FOLD, LAYERS, {.beside = true}, 11, .merge = 2},
+    {GPT2, 0, 0, LEAN, LAYERS, {.beside = true, .bounds = true}, 12, .known = 3},
+    {LLAMA, 4, EVERY, FOLD, LORA, {.norms = true, .beside = true}, 11, .known = 3},
+    {LLAMA, 4, EVERY, FOLD, LORA, {.norms = true, .bounds = true, .beside = true}, 9, .merge = 2},
+    {LLAMA, 4, NO_ATTENTION, FOLD, LORA, {.norms = true, .bounds = true, .beside = true}, 8, .frozen = 1},
+    {LLAMA, 3, EVERY, LEAN, LORA, {.norms = true, .bounds = true, .beside = true}, 11, .quantised = true},
+    {LLAMA, 0, 0, LEAN, LAYERS, {.norms = true, .bounds = true, .beside = true}, 9, .known = 5},
     {NARROW, 0, 0, FOLD, LORA, {.norms = true}, 12, .known = 0},
     {NARROW, 2, EVERY, FOLD, LORA, {.norms = true}, 15, .known = 0}};
 enum { FORMS = sizeof forms / sizeof *forms };
@@ -90,7 +102,7 @@ static void variant_make(Variant *v, const Form *f)
     uint32_t context = f->config.context < 20 ? f->config.context : 20;
     arena_init(&a, false);
     float *logits = arena_new(&a, float, (size_t)context * f->config.vocab);
-    *v = (Variant){.first = f->frozen, .heads.size = f->merge};
+    *v = (Variant){.first = f->frozen, .heads.size = f->merge, .side_by_side = f->change.beside};
     PlainState *s = plain_new(&model, with, context, &a);
     plain_vary(s, v);
     plain_watch(s, &(Watch){habit_see, &h});

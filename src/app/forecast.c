@@ -442,6 +442,11 @@ static void small_make(Small *s, const Plan *p, const ModelConfig *c, unsigned s
     s->past = p->context - 1, s->rows = p->context < MANY_ROWS ? p->context : MANY_ROWS;
     s->step_plan = s->plan, s->step_plan.known = (uint32_t)s->past;
     small_model(s);
+    if (p->row_bound) {                        // of other heads: any will do
+        uint32_t bounds = kv / group * share;
+        s->plan.bound_heads = s->step_plan.bound_heads = bounds;
+        s->plan.row_bound = s->step_plan.row_bound = arena_new(&s->model.arena, float, bounds);
+    }
     if (s->plan.rank) small_adapter(s);
     random_bytes(s->seed, sizeof s->seed);
     s->words = malloc(WORDS);

@@ -15,6 +15,7 @@ const char plan_usage[] =
     "  --merge M                    heads of a shape that share one softmax (1)\n"
     "  --cells N                    of a shape's table of SiLU or GELU (256)\n"
     "  --constant-norms             of a shape: tuning holds its norms at constants\n"
+    "  --side-by-side               of a shape: attention and feed-forward read the same x\n"
     "  --row-bound                  of a shape: tuning keeps the largest score of a row near a bound\n"
     "  --prefer exchanges|bytes     --private layers|lora        of a folder (those of its plan)\n"
     "  --context N                  positions (128 of a shape); half of them are the prompt\n"
@@ -140,7 +141,8 @@ static Result folder_plan(Plan *out, ModelConfig *c, const PlanArgs *k)
 {
     const char *path;
     if (k->rank) return fail(FAIL_USE, "--rank is for shapes: a folder's adapter has its own");
-    if (k->change.norms || k->change.bounds) return fail(FAIL_USE, "changes of a shape's layers: those of a folder are in its marill.json");
+    if (k->change.norms || k->change.bounds || k->change.beside)
+        return fail(FAIL_USE, "changes of a shape's layers: those of a folder are in its marill.json");
     if (k->cells) return fail(FAIL_USE, "--cells is for shapes: a folder's plan has its own");
     if (k->merge != 1) return fail(FAIL_USE, "--merge is for shapes: a folder's plan has its own groups of heads");
     GUARD(config_read(c, k->model));
@@ -170,6 +172,7 @@ Result plan_command(int argc, char **argv)
         OPTION("--cells", OPT_UINT, &k.cells, .max = 4096),
         OPTION("--constant-norms", OPT_FLAG, &k.change.norms),
         OPTION("--row-bound", OPT_FLAG, &k.change.bounds),
+        OPTION("--side-by-side", OPT_FLAG, &k.change.beside),
         OPTION("--bytes", OPT_FLAG, &k.bytes),
         OPTION("--net", OPT_TEXT, &k.net),
         OPTION("--json", OPT_FLAG, &k.json),

@@ -51,6 +51,7 @@ void synthetic_variant(Variant *v, const Change *k, const ModelConfig *c, Arena 
     float *norm = arena_new(a, float, 2 * (size_t)c->layers);
     for (size_t i = 0; i < 2 * (size_t)c->layers; i++) norm[i] = 1;
     if (k->norms) v->norm = norm, v->norm_mix = 1;
+    v->side_by_side = k->beside;
     if (k->bounds) v->row_bound = arena_new(a, float, (size_t)c->layers * c->heads);
 }
 

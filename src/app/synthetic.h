@@ -11,7 +11,7 @@ CHECKED Result synthetic_bundle(Bundle *b, const char *model_dir, const char *pl
 /* The factors, of about a tenth of the base's size: for who compares. */
 void synthetic_factors(Adapter *a, const Plan *p, const ModelConfig *c, uint64_t seed);
 /* What tuning may have changed of a shape, so that costs can be asked for: constants of 1, bounds of 0. */
-typedef struct Change { bool norms, bounds; } Change;
+typedef struct Change { bool norms, bounds, beside; } Change;
 void synthetic_variant(Variant *v, const Change *k, const ModelConfig *c, Arena *a);
 /* The token at a position: BOS, then any. */
 int32_t synthetic_token(const ModelConfig *c, uint64_t seed, uint64_t position);

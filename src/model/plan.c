@@ -133,7 +133,7 @@ static void check_fold(Check *k, const LayerPlan *l, const NormPlan *n, const No
 {
     const Plan *p = k->p;
     MatrixKind kind[GROUP_MOST];
-    unsigned count = group_kinds(p->arch, half, kind);
+    unsigned count = group_kinds(p, half, kind);
     int fx = (int)l->residual.f, fa = private_f(p, (uint32_t)(l - p->layer), kind[0]);
     need(k, n->rsqrt.border == 0, "1/rms table");
     need_range(k, n->product, l->range.product[half], 2, "product");
@@ -156,7 +156,7 @@ static void check_lean(Check *k, const LayerPlan *l, const NormPlan *n, const No
     const Plan *p = k->p;
     bool private = p->private_part == PRIVATE_LAYERS;
     MatrixKind kind[GROUP_MOST];
-    unsigned count = group_kinds(p->arch, half, kind);
+    unsigned count = group_kinds(p, half, kind);
     int fx = (int)l->residual.f, fa = private_f(p, (uint32_t)(l - p->layer), kind[0]), inverse = lookup_range(&n->rsqrt);
     need_fine(k, &n->rsqrt, &n->rsqrt_fine, FN_RSQRT, "fine 1/rms table");
     if (k->wrong) return;
@@ -186,17 +186,16 @@ static void check_held(Check *k, const LayerPlan *l, const NormPlan *n, const No
     const Plan *p = k->p;
     bool private = p->private_part == PRIVATE_LAYERS;
     MatrixKind kind[GROUP_MOST];
-    unsigned count = group_kinds(p->arch, half, kind);
+    unsigned count = group_kinds(p, half, kind);
     int fa = private_f(p, (uint32_t)(l - p->layer), kind[0]);
     need_to(k, (int)l->residual.n, (int)l->residual.f + r->shift, n->normed, "x of a held norm");
     need_range(k, n->normed, l->range.residual - r->shift, r->normed_opened ? 2 : 1, "x of a held norm");
     if (private) need(k, is_ring(r->pinned_a) && (r->normed_opened || (int)n->normed.n == r->pinned_a), "ring of the private matrix");
     for (unsigned i = 0; i < count; i++) {
         Out o = out_of(p, l, kind[i]);
-        bool lifted = r->y_opened && p->adapted[kind[i]];
         Width sum = {(unsigned)(r->room[i] > 0 ? r->room[i] : 0) + n->product.f, n->product.f};
         need(k, (int)n->product.f + o.turned >= (int)o.to.f, "fraction bits of the sum");
-        if (lifted) {
+        if (r->lifted[i]) {
             need_range(k, n->product, l->range.product[half], 2, "product");
             need(k, is_ring((int)sum.n), "lifted product");
             sum = n->product;
@@ -217,9 +216,9 @@ static void check_half(Check *k, const LayerPlan *l, const LayerRings *rings, in
     const NormPlan *n = half == ATTN ? &l->attn : &l->ffn;
     MatrixKind kind[GROUP_MOST];
     bool adapted = false;
-    for (unsigned i = 0; i < group_kinds(p->arch, half, kind); i++) adapted |= p->private_part == PRIVATE_LORA && p->adapted[kind[i]];
+    for (unsigned i = 0; i < group_kinds(p, half, kind); i++) adapted |= p->private_part == PRIVATE_LORA && p->adapted[kind[i]];
     if (!p->norm) need_squares(k, &n->rsqrt, n->sum, l->residual.f);
-    for (unsigned i = 1; i < group_kinds(p->arch, half, kind); i++)
+    for (unsigned i = 1; i < group_kinds(p, half, kind); i++)
         need(k, p->private_part == PRIVATE_LORA || l->weight_f[kind[i]] == l->weight_f[kind[0]], "fraction bits of stacked matrices");
     if (k->wrong) return;
     if (p->norm) check_held(k, l, n, &rings->norm[half], half, adapted);
@@ -370,7 +369,7 @@ static void check_layer(Check *k, uint32_t layer)
     check_half(k, l, &r, ATTN);
     check_attention(k, l, &r);
     check_out(k, l, &r.out, MAT_O, l->attention.f, l->low_rank_out, "output projection");
-    check_half(k, l, &r, FFN);
+    if (!p->side_by_side) check_half(k, l, &r, FFN);
     if (p->activation) check_approx_hidden(k, l, &r);
     else check_hidden(k, l, &r);
     check_out(k, l, &r.down, MAT_DOWN, l->hidden.f, l->low_rank_down, "down projection");
@@ -423,6 +422,7 @@ static void check_shape(Check *k)
     need(k, !failed(head_groups_check(&p->heads, c, p->layers)), "merged heads");
     uint32_t size = p->heads.size > 1 ? p->heads.size : 1;
     need(k, !p->row_bound || p->bound_heads == (p->heads.order ? p->heads.heads : c->kv_heads) / size * (c->heads / c->kv_heads), "bounds of row maxima");
+    need(k, !p->side_by_side || !(p->activation || p->softmax), "side by side");
     if (failed(held_norms_check(p->norm, p->layers))) need(k, false, "held norms");
 }
 

@@ -155,7 +155,7 @@ typedef struct Fit {
 static bool half_adapted(const Fit *f, int half)
 {
     MatrixKind kind[GROUP_MOST];
-    for (unsigned k = 0, count = group_kinds(f->p->arch, half, kind); k < count; k++)
+    for (unsigned k = 0, count = group_kinds(f->p, half, kind); k < count; k++)
         if (!f->private && f->p->adapted[kind[k]]) return true;
     return false;
 }
@@ -164,7 +164,7 @@ static bool half_adapted(const Fit *f, int half)
 static int held_room(const Fit *f, const LayerRange *r, int half)
 {
     int fa = (int)f->p->adapter_f, ffn = most(r->gate + (f->p->activation ? 2 : 1), f->gpt2 ? 0 : r->up + 2);
-    if (f->private) return half == ATTN ? 0 : ffn + fa;
+    if (f->private) return half == ATTN || f->p->side_by_side ? 0 : ffn + fa;
     if (!half_adapted(f, half)) return 0;
     if (half == FFN) return ffn + 2 * fa;
     return f->lean ? r->low_rank[half] + 2 + fa : r->product[half] + 2 + 2 * fa;
@@ -232,6 +232,10 @@ static void fit_range(const Fit *f, LayerRange *r, const LayerSeen *s, double ne
         r->normed[h] = bits_of(s->normed[h], margin);
         r->product[h] = bits_of(s->product[h], margin);
         r->low_rank[h] = half_adapted(f, h) ? bits_of(s->low_rank[h], margin) : 0;
+    }
+    if (f->p->side_by_side) {                  // one group behind one norm
+        r->product[ATTN] = most(r->product[ATTN], r->product[FFN]);
+        r->low_rank[ATTN] = half_adapted(f, ATTN) ? bits_of(fmax(s->low_rank[ATTN], s->low_rank[FFN]), margin) : 0;
     }
     r->query = bits_of(s->query, margin), r->key = bits_of(s->key, margin);
     r->value = bits_of(s->value, margin), r->mixed = bits_of(s->mixed, margin);
@@ -460,7 +464,7 @@ static void fit_weights(const Fit *f, LayerPlan *l, uint32_t layer)
 {
     for (MatrixKind k = 0; k < MAT_COUNT; k++) {
         if (f->private) {
-            bool fine = f->lean && (k == MAT_O || (k == MAT_GATE && !f->p->norm));
+            bool fine = f->lean && (k == MAT_O || (k == MAT_GATE && !f->p->norm && !f->p->side_by_side));
             l->weight_f[k] = f->gpt2 && (k == MAT_DOWN || fine) ? 15 : f->p->adapter_f;
             continue;
         }
@@ -532,7 +536,7 @@ static CHECKED Result fit_layer(const Fit *f, uint32_t layer)
 {
     LayerPlan *l = &f->p->layer[layer];
     const LayerSeen *s = &f->seen->layer[layer];
-    for (int h = 0; h < HALVES && !f->p->norm; h++) {
+    for (int h = 0; h < (f->p->norm ? ATTN : f->p->side_by_side ? FFN : HALVES); h++) {
         NormPlan *n = h == ATTN ? &l->attn : &l->ffn;
         n->rsqrt = rsqrt_spec(f->c, s->square_low[h], s->square_high[h], f->start.inverse + (f->lean ? guard_bits : 0), f->start.inverse_spare);
         n->sum = sum_ring(f, &n->rsqrt);
@@ -542,12 +546,12 @@ static CHECKED Result fit_layer(const Fit *f, uint32_t layer)
     fit_weights(f, l, layer);
     if (f->p->softmax) fit_softmax(f, l, s);
     fit_bound(f, l, s);
-    GUARD(fit_attention_half(f, l, s));
-    GUARD(fit_attention(f, l, deeper_bits(l, s)));
     if (f->gpt2 && f->p->activation) fit_approx_gate(f, l);
     else if (f->gpt2) fit_gelu(f, l);
     else GUARD(fit_hidden(f, l));
-    fit_norm(f, l, FFN, f->start.ffn_y, f->start.ffn_x);
+    GUARD(fit_attention_half(f, l, s));
+    GUARD(fit_attention(f, l, deeper_bits(l, s)));
+    if (!f->p->side_by_side) fit_norm(f, l, FFN, f->start.ffn_y, f->start.ffn_x);
     return OK;
 }
 
@@ -609,16 +613,17 @@ int cell_bits(uint32_t cells)
 
 Variant plan_variant(const Plan *p)
 {
-    return (Variant){.first = p->frozen, .heads = p->heads, .activation = p->activation, .softmax = p->softmax,
-                     .score_shift = (float)p->score_shift, .norm = p->norm, .norm_mix = p->norm ? 1 : 0, .row_bound = p->row_bound};
+    return (Variant){.first = p->frozen, .heads = p->heads, .side_by_side = p->side_by_side, .activation = p->activation,
+                     .softmax = p->softmax, .score_shift = (float)p->score_shift, .norm = p->norm, .norm_mix = p->norm ? 1 : 0,
+                     .row_bound = p->row_bound};
 }
 
 /* What the secure layers cannot do. */
 static CHECKED Result variant_refuse(const Variant *v)
 {
-    const char *what = v->side_by_side ? "attention and feed-forward side by side"
-                       : v->norm && v->norm_mix > 0 && v->norm_mix < 1 ? "norms on the way to a constant" : NULL;
+    const char *what = v->norm && v->norm_mix > 0 && v->norm_mix < 1 ? "norms on the way to a constant" : NULL;
     if (!what && v->score_scale != 0 && v->score_scale != 1) what = "another scale of the scores";
+    if (!what && v->side_by_side && (v->activation || v->softmax)) what = "halves side by side, with another function in one";
     return what ? fail(FAIL_USE, "the secure layers cannot run this variant yet: it has %s", what) : OK;
 }
 
@@ -678,6 +683,7 @@ Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
     out->activation = o->variant.activation, out->softmax = o->variant.softmax;
     if (out->softmax == SOFTMAX_2QUAD) out->score_shift = o->variant.score_shift != 0 ? (double)o->variant.score_shift : SOFTMAX_SHIFT;
     GUARD(cells_check(o->variant.cells));
+    out->side_by_side = o->variant.side_by_side;
     GUARD(norms_begin(out, &o->variant));
     GUARD(heads_begin(out, &o->variant.heads, c));
     bounds_begin(out, &o->variant, c);

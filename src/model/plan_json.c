@@ -87,6 +87,7 @@ static const Field plan_fields[] = {
     {"softmax", F_UINT, AT(Plan, softmax), SOFTMAX_2RELU},
     {"score_shift", F_REAL, AT(Plan, score_shift), 0},
     {"frozen", F_UINT, AT(Plan, frozen), UINT32_MAX},
+    {"side_by_side", F_BOOL, AT(Plan, side_by_side), 0},
     {"adapted", F_FLAGS, AT(Plan, adapted), 0},
     {"rank", F_UINT, AT(Plan, rank), UINT32_MAX},
     {"prefer", F_UINT, AT(Plan, prefer), PREFER_BYTES},
@@ -151,7 +152,8 @@ static Json *field_json(const Field *f, const void *at)
 /* Left out of the text where they are zero, as in every plan of a model that does without them. */
 static bool field_spare(const Field *f)
 {
-    static const char *const names[] = {"architecture", "merge", "query_bits", "rsqrt", "rsqrt_fine", "row_slack", "activation", "softmax",
+    static const char *const names[] = {"architecture", "merge", "query_bits", "rsqrt", "rsqrt_fine", "row_slack",
+                                        "side_by_side", "activation", "softmax",
                                         "score_shift", "score_exp", "silu", "score", "score_cell", "weight", "weight_unit", "sum",
                                         "gate_cell", "gated"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -162,6 +164,7 @@ static bool field_spare(const Field *f)
 static bool field_empty(const Field *f, const void *at)
 {
     if (f->kind == F_REAL) return *(const double *)at == 0;
+    if (f->kind == F_BOOL) return !*(const bool *)at;
     return f->kind == F_LOOKUP ? ((const LookupSpec *)at)->t == 0 : *(const uint32_t *)at == 0;
 }
 

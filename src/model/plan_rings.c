@@ -6,10 +6,14 @@
 #include <math.h>
 #include "model/secure_parts.h"
 
-unsigned group_kinds(Arch arch, int half, MatrixKind out[GROUP_MOST])
+unsigned group_kinds(const Plan *p, int half, MatrixKind out[GROUP_MOST])
 {
-    if (half == FFN) return out[0] = MAT_GATE, out[1] = MAT_UP, arch == ARCH_GPT2 ? 1 : 2;
-    return out[0] = MAT_Q, out[1] = MAT_K, out[2] = MAT_V, 3;
+    unsigned count = 0;
+    if (half == ATTN) out[0] = MAT_Q, out[1] = MAT_K, out[2] = MAT_V, count = 3;
+    if (half != (p->side_by_side ? ATTN : FFN)) return count;
+    out[count++] = MAT_GATE;
+    if (p->arch != ARCH_GPT2) out[count++] = MAT_UP;
+    return count;
 }
 
 int kind_half(MatrixKind kind)
@@ -21,7 +25,12 @@ int kind_half(MatrixKind kind)
 double norm_mantissa(const Plan *p, uint32_t layer, int half, int *shift)
 {
     int up = 0;
-    double mantissa = p->norm && half < HALVES ? frexp((double)p->norm[HALVES * layer + (uint32_t)half], &up) : 1;
+    double mantissa = 1;
+    if (p->norm && half < HALVES) {
+        const float *constant = p->norm + HALVES * layer;
+        frexp((double)constant[p->side_by_side ? ATTN : half], &up);
+        mantissa = ldexp((double)constant[half], -up);
+    }
     if (shift) *shift = -up;
     return mantissa;
 }
@@ -88,7 +97,7 @@ static void norm_rings(NormRings *r, const Plan *p, const LayerPlan *l, int half
 {
     const NormPlan *n = half == ATTN ? &l->attn : &l->ffn;
     MatrixKind kind[GROUP_MOST];
-    unsigned count = group_kinds(p->arch, half, kind);
+    unsigned count = group_kinds(p, half, kind);
     bool private = p->private_part == PRIVATE_LAYERS, lean = p->prefer == PREFER_BYTES, adapted = false;
     int fx = (int)l->residual.f, fa = private_f(p, (uint32_t)(l - p->layer), kind[0]);
     *r = (NormRings){.inverse_f = lean ? (int)n->inverse.f : lookup_f(&n->rsqrt), .most = INT32_MIN};
@@ -125,7 +134,7 @@ static void held_rings(NormRings *r, const Plan *p, const LayerPlan *l, int half
 {
     const NormPlan *n = half == ATTN ? &l->attn : &l->ffn;
     MatrixKind kind[GROUP_MOST];
-    unsigned count = group_kinds(p->arch, half, kind);
+    unsigned count = group_kinds(p, half, kind);
     bool private = p->private_part == PRIVATE_LAYERS, lean = p->prefer == PREFER_BYTES, adapted = false;
     int fa = private_f(p, (uint32_t)(l - p->layer), kind[0]);
     *r = (NormRings){.held = true, .most = INT32_MIN, .normed_opened = !private || half == ATTN};
@@ -135,9 +144,11 @@ static void held_rings(NormRings *r, const Plan *p, const LayerPlan *l, int half
         if (r->room[k] + r->extra[k] > r->most) r->most = r->room[k] + r->extra[k];
         adapted |= !private && p->adapted[kind[k]];
     }
-    r->y_opened = adapted && half == ATTN && !lean, r->z_opened = adapted && half == ATTN && lean;
+    r->z_opened = adapted && half == ATTN && lean;
     for (unsigned k = 0; k < count && !private; k++) {
-        int room = r->y_opened && p->adapted[kind[k]] ? above(n->product) : r->room[k];
+        r->lifted[k] = half == ATTN && !lean && p->adapted[kind[k]] && r->room[k] > above(n->product);
+        r->y_opened |= r->lifted[k];
+        int room = r->lifted[k] ? above(n->product) : r->room[k];
         int lift = room + (int)n->normed.f + (int)l->weight_f[kind[k]];
         if (lift > r->lift) r->lift = lift;
     }
@@ -163,7 +174,8 @@ static void out_rings(OutRings *r, const Plan *p, const LayerPlan *l, MatrixKind
 void layer_rings(LayerRings *r, const Plan *p, uint32_t layer)
 {
     const LayerPlan *l = &p->layer[layer];
-    for (int half = 0; half < HALVES; half++) (p->norm ? held_rings : norm_rings)(&r->norm[half], p, l, half);
+    r->norm[FFN] = (NormRings){0};
+    for (int half = 0; half < (p->side_by_side ? FFN : HALVES); half++) (p->norm ? held_rings : norm_rings)(&r->norm[half], p, l, half);
     bool lean = p->prefer == PREFER_BYTES;
     int looked = lookup_f(&l->sum_coarse);
     r->exp_times = above(l->exp) + weight_f(p, l);

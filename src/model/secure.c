@@ -42,8 +42,9 @@ static CHECKED Result half_new(SecureNet *s, NormNet *n, Arena *session, const M
 {
     const LayerPlan *p = &s->plan->layer[layer];
     MatrixKind kind[GROUP_MOST];
-    unsigned count = group_kinds(s->plan->arch, half, kind);
+    unsigned count = group_kinds(s->plan, half, kind);
     const NormPlan *norm = half == ATTN ? &p->attn : &p->ffn;
+    if (count == 0) return OK;
     n->rsqrt = s->plan->norm ? NULL : tables_find(s->table, s->tables, &norm->rsqrt);
     n->rsqrt_fine = n->rsqrt && norm->rsqrt.border ? tables_find(s->table, s->tables, &norm->rsqrt_fine) : NULL;
     GUARD(pin_new(s, &n->a, session, m, a, layer, half == ATTN ? PIN_A_ATTN : PIN_A_FFN));
@@ -100,11 +101,11 @@ static unsigned bias_fraction(const SecureNet *s, const LayerNet *l, uint32_t la
 {
     if (matrix == MAT_O || matrix == MAT_DOWN)
         return (matrix == MAT_O ? l->plan->attention.f : l->plan->hidden.f) + (unsigned)private_f(s->plan, layer, matrix);
-    int half = matrix == MAT_GATE || matrix == MAT_UP ? FFN : ATTN;
+    int half = kind_half(matrix) == FFN && !s->plan->side_by_side ? FFN : ATTN;
     const NormPlan *n = half == FFN ? &l->plan->ffn : &l->plan->attn;
     const NormRings *r = &l->rings.norm[half];
     if (s->plan->prefer == PREFER_BYTES || r->held) return n->product.f;
-    return n->product.f + (unsigned)(r->inverse_f + r->extra[half == FFN ? matrix - MAT_GATE : matrix - MAT_Q]);
+    return n->product.f + (unsigned)(r->inverse_f + (matrix == MAT_Q ? r->extra[0] : 0));
 }
 
 static CHECKED Result bias_new(SecureNet *s, LayerNet *l, Arena *session, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind)

@@ -72,6 +72,7 @@ typedef struct Plan {
     uint32_t context, known;                   // positions planned for; positions at the start whose tokens both know
     int32_t *known_token;                      // (known): BOS and a public prefix, covered by the plan's hash; NULL: BOS alone
     HeadGroups heads;                          // of the secure layers, from `frozen` on; the order lies in the arena
+    bool side_by_side;                         // attention and FFN both read the layer's entry, behind one norm: LayerPlan.attn
     const float *norm;                         // (layers, 2) constants in place of 1/rms (Variant.norm); NULL: none. In the arena
     Activation activation;
     Softmax softmax;

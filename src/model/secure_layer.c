@@ -24,6 +24,10 @@
  * / rms is opened (or sent) before the matrices, one more for each norm. Exchanges in which nothing travels (12 and 18
  * where nothing is private) are left out.
  *
+ * Side by side, attention and FFN read the same x behind one norm (q k v and gate up leave 3 together), and the FFN's exchanges
+ * 16-18 travel in the attention's 4, 5 and 6: 12 in all, lean 15. Norms held at constants take 1 or 2 exchanges instead of 3
+ * (secure_norm.c), and below a bound of the scores' maximum 6 and 7 are left out.
+ *
  * GPT-2 takes 17 and 22: its attention output goes to S unlifted (11 is left out), since no ring is spent on RoPE. It has no
  * `up`: GELU's columns are lifted instead. Its matrices are pinned, and a bias is a number that S adds to its share. */
 #include <math.h>
@@ -81,6 +85,112 @@ static Wire heads_order(SecureNet *s, Wire a, const uint32_t *head, size_t heads
     return head ? wire_map(s->e, a, a.at, 0, order_row, &o) : a;
 }
 
+// ---- output and down projection --------------------------------------------------------------------------------------
+
+typedef struct OutNet {
+    MatrixKind kind;
+    const PublicMatrix *w;
+    const Pinned *a, *b;
+    const OutRings *rings;
+    Width low_rank;
+    const char *name;
+} OutNet;
+
+/* x := x + W in, and queues B A in, for which C sends both of its messages. NULL where nothing is private. */
+static Pinning *project_send(SecureNet *s, const LayerNet *l, const OutNet *o, Wire in, Wire *x)
+{
+    Engine *e = s->e;
+    Width res = l->plan->residual;
+    *x = wire_narrow(*x, res.n);
+    Pinning *sent = NULL;
+    if (o->a) sent = pinned_send(e, wire_narrow(in, (unsigned)o->rings->pinned_a), o->a);
+    if (o->b) sent = pinned_send_after(e, sent, 0, o->low_rank.n, o->low_rank.f, o->b);
+    if (s->plan->private_part == PRIVATE_LAYERS) return sent;
+    engine_post(e, in.at->rows * o->w->outputs * o->w->inputs);
+    Wire y = wire_linear(e, wire_narrow(in, (unsigned)o->rings->public), o->w);
+    *x = wire_add(e, *x, wire_to(e, y, res.n, res.f));
+    return sent;
+}
+
+/* x := x + B A in, after the exchange. */
+static void project_take(SecureNet *s, const LayerNet *l, const OutNet *o, Pinning *sent, Wire *x)
+{
+    if (!sent) return;
+    Wire y = pinned_take(s->e, sent);
+    if (s->plan->private_part == PRIVATE_LAYERS) y = bias_add(s->e, l, o->kind, y);
+    *x = wire_add(s->e, *x, wire_to(s->e, y, l->plan->residual.n, l->plan->residual.f));
+}
+
+/* Both, in one exchange or in none. */
+static CHECKED Result project(SecureNet *s, const LayerNet *l, const OutNet *o, Wire in, Wire *x)
+{
+    Pinning *sent = project_send(s, l, o, in, x);
+    if (sent) GUARD(engine_exchange(s->e, o->name));
+    project_take(s, l, o, sent, x);
+    return OK;
+}
+
+// ---- feed-forward, in steps that end where an exchange is due --------------------------------------------------------
+
+typedef struct Ffn {
+    SecureNet *s;
+    const LayerNet *l;
+    Wire *x, gate, up;                         // gate, up: as the norm's matrices give them; GPT-2 has no up
+    Opened *index, *up_open;
+    Looked *look;
+    Pinning *sent;
+    unsigned steps;                            // side by side: taken so far
+} Ffn;
+
+static bool ffn_gelu(const Ffn *f) { return f->s->config.arch == ARCH_GPT2; }
+
+static OutNet ffn_out(const Ffn *f)
+{
+    const LayerNet *l = f->l;
+    return (OutNet){MAT_DOWN, &l->down, l->down_a, l->down_b, &l->rings.down, l->plan->low_rank_down, "ffn: hidden to the server"};
+}
+
+static void ffn_open(Ffn *f)
+{
+    const LayerPlan *p = f->l->plan;
+    f->index = wire_open_to(f->s->e, f->gate, p->silu.t, p->silu.f);
+    if (!ffn_gelu(f)) f->up_open = wire_open_to(f->s->e, f->up, p->up.n, p->up.f);
+}
+
+static void ffn_select(Ffn *f) { f->look = lookup_select(f->s->e, f->index, f->l->silu); }
+
+static Wire ffn_hidden(const Ffn *f)
+{
+    Engine *e = f->s->e;
+    const LayerPlan *p = f->l->plan;
+    if (ffn_gelu(f)) {
+        unsigned ring = (unsigned)f->l->rings.gelu_times;
+        return wire_to(e, factor_mul_once(e, looked_factor(e, f->look, ring), NULL, ring), p->hidden.n, p->hidden.f);
+    }
+    unsigned ring = p->hidden.n;
+    return factor_mul_once(e, opened_factor(e, f->up_open, ring), looked_factor(e, f->look, ring), ring);
+}
+
+/* The next step of a feed-forward that stands beside the attention. */
+static void ffn_step(Ffn *f)
+{
+    OutNet out = ffn_out(f);
+    switch (f->steps++) {
+    case 0: ffn_open(f); break;
+    case 1: ffn_select(f); break;
+    case 2: f->sent = project_send(f->s, f->l, &out, ffn_hidden(f), f->x); break;
+    case 3: project_take(f->s, f->l, &out, f->sent, f->x); break;
+    default: break;
+    }
+}
+
+/* An exchange of the attention, which takes along what the feed-forward beside it (or NULL) has to send. */
+static CHECKED Result attention_exchange(SecureNet *s, Ffn *beside, const char *name)
+{
+    if (beside) ffn_step(beside);
+    return engine_exchange(s->e, name);
+}
+
 // ---- attention -------------------------------------------------------------------------------------------------------
 
 typedef struct Rows { const Layout *scores; size_t heads; } Rows;
@@ -108,24 +218,25 @@ static const Layout *score_layout(SecureNet *s, size_t rows, size_t **group_len)
 }
 
 /* The column of exp, queued: two exchanges below the row maximum, none below its bound. */
-static CHECKED Result exp_select(SecureNet *s, const LayerNet *l, Wire scores, const Layout *groups, const size_t *group_len, Looked **out)
+static CHECKED Result exp_select(SecureNet *s, const LayerNet *l, Ffn *beside, Wire scores, const Layout *groups, const size_t *group_len,
+                                 Looked **out)
 {
     Engine *e = s->e;
     const LookupSpec *exp = &l->plan->score_exp;
     if (l->bound) scores = wire_add_public(e, scores, merged_heads(s), l->bound);
     Opened *index = wire_open_to(e, scores, exp->t, exp->f);
-    GUARD(engine_exchange(e, "attention: score index"));
+    GUARD(attention_exchange(s, beside, "attention: score index"));
     if (l->bound) return *out = lookup_select(e, index, l->score_exp), OK;
     RowMax *max = rowmax_count(e, index, exp->k, groups, group_len);
-    GUARD(engine_exchange(e, "attention: zero tests of the counts"));
+    GUARD(attention_exchange(s, beside, "attention: zero tests of the counts"));
     Opened *top = wire_open(e, rowmax_take(e, max));
-    GUARD(engine_exchange(e, "attention: row maximum"));
+    GUARD(attention_exchange(s, beside, "attention: row maximum"));
     *out = lookup_select_below(e, index, l->score_exp, top, groups);
     return OK;
 }
 
 /* softmax weights, opened, and their row sums. */
-static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, Opened **out, Wire *sums)
+static CHECKED Result weights(SecureNet *s, const LayerNet *l, Ffn *beside, const Opened *q, Opened **out, Wire *sums)
 {
     Engine *e = s->e;
     const LayerPlan *p = l->plan;
@@ -139,8 +250,8 @@ static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, 
         return OK;
     }
     Looked *look;
-    GUARD(exp_select(s, l, scores, groups, group_len, &look));
-    GUARD(engine_exchange(e, "attention: exp column"));
+    GUARD(exp_select(s, l, beside, scores, groups, group_len, &look));
+    GUARD(attention_exchange(s, beside, "attention: exp column"));
     unsigned ring = (unsigned)l->rings.exp_times;
     w = wire_to(e, factor_mul_once(e, looked_factor(e, look, ring), NULL, ring), p->exp.n, p->exp.f);
     *out = wire_open(e, w);
@@ -149,7 +260,7 @@ static CHECKED Result weights(SecureNet *s, const LayerNet *l, const Opened *q, 
 }
 
 /* Opened queries against the cache: the normalised mixture of values. 6 exchanges, lean 7. */
-static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q, Wire *out)
+static CHECKED Result attention(SecureNet *s, const LayerNet *l, Ffn *beside, const Opened *q, Wire *out)
 {
     Engine *e = s->e;
     const LayerPlan *p = l->plan;
@@ -158,9 +269,9 @@ static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q
     unsigned times = (unsigned)r->mix_times;
     Opened *w;
     Wire sums;
-    GUARD(weights(s, l, q, &w, &sums));
+    GUARD(weights(s, l, beside, q, &w, &sums));
     Opened *index = wire_open_to(e, sums, p->sum_coarse.t, p->sum_coarse.f);
-    GUARD(engine_exchange(e, "attention: weights; sum index"));
+    GUARD(attention_exchange(s, beside, "attention: weights; sum index"));
     Inverse look = inverse_select(e, index, l->sum_coarse, l->sum_fine);
     engine_post(e, sums.at->rows * (s->past + sums.at->rows) * heads * dim);
     Wire mixed = wire_to(e, attend_values(e, w, l->values, heads, dim, p->exp.n), p->mix.n, p->mix.f);
@@ -179,39 +290,6 @@ static CHECKED Result attention(SecureNet *s, const LayerNet *l, const Opened *q
         inverse = inverse_factor(e, look, times);
     }
     *out = wire_to(e, factor_mul(e, opened_factor(e, mo, times), inverse, dim, times), p->attention.n, p->attention.f);
-    return OK;
-}
-
-// ---- output and down projection --------------------------------------------------------------------------------------
-
-typedef struct OutNet {
-    MatrixKind kind;
-    const PublicMatrix *w;
-    const Pinned *a, *b;
-    const OutRings *rings;
-    Width low_rank;
-    const char *name;
-} OutNet;
-
-/* x := x + W in (+ B A in). One exchange, in which C sends both of its messages, or none where nothing is private. */
-static CHECKED Result project(SecureNet *s, const LayerNet *l, const OutNet *o, Wire in, Wire *x)
-{
-    Engine *e = s->e;
-    Width res = l->plan->residual;
-    *x = wire_narrow(*x, res.n);
-    Pinning *sent = NULL;
-    if (o->a) sent = pinned_send(e, wire_narrow(in, (unsigned)o->rings->pinned_a), o->a);
-    if (o->b) sent = pinned_send_after(e, sent, 0, o->low_rank.n, o->low_rank.f, o->b);
-    if (s->plan->private_part != PRIVATE_LAYERS) {
-        engine_post(e, in.at->rows * o->w->outputs * o->w->inputs);
-        Wire y = wire_linear(e, wire_narrow(in, (unsigned)o->rings->public), o->w);
-        *x = wire_add(e, *x, wire_to(e, y, res.n, res.f));
-    }
-    if (!sent) return OK;
-    GUARD(engine_exchange(e, o->name));
-    Wire y = pinned_take(e, sent);
-    if (s->plan->private_part == PRIVATE_LAYERS) y = bias_add(e, l, o->kind, y);
-    *x = wire_add(e, *x, wire_to(e, y, res.n, res.f));
     return OK;
 }
 
@@ -253,17 +331,20 @@ static CHECKED Result layer_attention(SecureNet *s, LayerNet *l, Wire *x, bool e
         GUARD(known_open(s, l, &known[0], p->key, p->range.key, known_keys, "key"));
         GUARD(known_open(s, l, &known[1], p->value, p->range.value, known_values, "value"));
     }
-    Wire y[GROUP_MOST];
+    Wire y[GROUP_MOST] = {0};
     GUARD(norm_matrices(s, l, ATTN, *x, y));
     if (enter_known) cache_append(e, l->keys, known[0]), cache_append(e, l->values, known[1]);
-    engine_turn(e, (Wire *const[]){x, &y[0], &y[1], &y[2]}, 4);
+    bool side = s->plan->side_by_side;
+    engine_turn(e, (Wire *const[]){x, &y[0], &y[1], &y[2], &y[3], &y[4]}, !side ? 4 : c->arch == ARCH_GPT2 ? 5 : 6);
+    Ffn ffn = {.s = s, .l = l, .x = x, .gate = y[3], .up = y[4]}, *beside = side ? &ffn : NULL;
     Opened *q = wire_open(e, heads_order(s, rope(s, l, y[0], c->heads, p->query), l->query_order, c->heads, false));
     Opened *k = wire_open(e, heads_order(s, rope(s, l, y[1], c->kv_heads, p->key), l->key_order, c->kv_heads, false));
     Opened *v = wire_open_to(e, heads_order(s, y[2], l->key_order, c->kv_heads, false), p->value.n, p->value.f);
-    GUARD(engine_exchange(e, "attention: q, k, v"));
+    GUARD(attention_exchange(s, beside, "attention: q, k, v"));
     cache_append(e, l->keys, k), cache_append(e, l->values, v);
     Wire o;
-    GUARD(attention(s, l, q, &o));
+    GUARD(attention(s, l, beside, q, &o));
+    ASSERT(!beside || ffn.steps >= 4);         // it ends well before
     o = heads_order(s, o, l->query_order, c->heads, true);
     engine_turn(e, (Wire *const[]){x, &o}, 2);
     if (p->attention_opened) {
@@ -276,43 +357,34 @@ static CHECKED Result layer_attention(SecureNet *s, LayerNet *l, Wire *x, bool e
 }
 
 /* SiLU of the gate times up, or GELU of the gate: 2 exchanges. */
-static CHECKED Result hidden(SecureNet *s, const LayerNet *l, Wire gate, Wire to_up, Wire *out)
+static CHECKED Result hidden(Ffn *f, Wire *out)
 {
-    Engine *e = s->e;
-    const LayerPlan *p = l->plan;
-    bool gelu = s->config.arch == ARCH_GPT2;
-    Opened *index = wire_open_to(e, gate, p->silu.t, p->silu.f), *up = NULL;
-    if (!gelu) up = wire_open_to(e, to_up, p->up.n, p->up.f);
-    GUARD(engine_exchange(e, gelu ? "ffn: GELU index" : "ffn: SiLU index; up"));
-    Looked *look = lookup_select(e, index, l->silu);
-    GUARD(engine_exchange(e, gelu ? "ffn: GELU columns" : "ffn: SiLU columns"));
-    if (gelu) {
-        unsigned ring = (unsigned)l->rings.gelu_times;
-        *out = wire_to(e, factor_mul_once(e, looked_factor(e, look, ring), NULL, ring), p->hidden.n, p->hidden.f);
-    } else {
-        unsigned ring = p->hidden.n;
-        *out = factor_mul_once(e, opened_factor(e, up, ring), looked_factor(e, look, ring), ring);
-    }
+    Engine *e = f->s->e;
+    ffn_open(f);
+    GUARD(engine_exchange(e, ffn_gelu(f) ? "ffn: GELU index" : "ffn: SiLU index; up"));
+    ffn_select(f);
+    GUARD(engine_exchange(e, ffn_gelu(f) ? "ffn: GELU columns" : "ffn: SiLU columns"));
+    *out = ffn_hidden(f);
     return OK;
 }
 
 static CHECKED Result layer_ffn(SecureNet *s, LayerNet *l, Wire *x)
 {
     Engine *e = s->e;
-    const LayerPlan *p = l->plan;
     Wire y[GROUP_MOST] = {0}, h;
     engine_turn(e, &x, 1);
     GUARD(norm_matrices(s, l, FFN, *x, y));
     engine_turn(e, (Wire *const[]){x, &y[0], &y[1]}, s->config.arch == ARCH_GPT2 ? 2 : 3);
+    Ffn f = {.s = s, .l = l, .x = x, .gate = y[0], .up = y[1]};
     if (s->plan->activation) GUARD(approx_hidden(s, l, y[0], y[1], &h));
-    else GUARD(hidden(s, l, y[0], y[1], &h));
+    else GUARD(hidden(&f, &h));
     engine_turn(e, (Wire *const[]){x, &h}, 2);
-    OutNet out = {MAT_DOWN, &l->down, l->down_a, l->down_b, &l->rings.down, p->low_rank_down, "ffn: hidden to the server"};
+    OutNet out = ffn_out(&f);
     return project(s, l, &out, h, x);
 }
 
 Result layer_forward(SecureNet *s, LayerNet *l, Wire *x, bool enter_known, const float *known_keys, const float *known_values)
 {
     GUARD(layer_attention(s, l, x, enter_known, known_keys, known_values));
-    return layer_ffn(s, l, x);
+    return s->plan->side_by_side ? OK : layer_ffn(s, l, x);
 }

@@ -78,8 +78,8 @@ static Half half_of(SecureNet *s, const LayerNet *l, int half)
 {
     Half h = {.s = s, .plan = l->plan, .norm = half == ATTN ? &l->plan->attn : &l->plan->ffn, .net = &l->norm[half],
               .rings = &l->rings.norm[half], .private = s->plan->private_part == PRIVATE_LAYERS};
-    h.name = half == ATTN ? "attention" : "ffn";
-    h.count = group_kinds(s->plan->arch, half, h.kind);
+    h.name = s->plan->side_by_side ? "layer" : half == ATTN ? "attention" : "ffn";
+    h.count = group_kinds(s->plan, half, h.kind);
     for (unsigned k = 0; k < h.count; k++) h.outputs[k] = matrix_rows(&s->config, h.kind[k]);
     return h;
 }
@@ -266,7 +266,7 @@ static CHECKED Result held_sums(const Half *h, Wire lifted, Pinning *const low_r
     const NormRings *r = h->rings;
     Opened *opened[GROUP_MOST] = {NULL};
     for (unsigned k = 0; k < h->count; k++) {
-        bool lift = r->y_opened && low_rank[k];
+        bool lift = r->lifted[k];
         int room = lift ? (int)n->product.n - (int)n->product.f : r->room[k];
         out[k] = half_low_rank(h, half_public(h, lifted, k, room, n->product.f), low_rank[k]);
         if (lift) opened[k] = wire_open(h->s->e, out[k]);

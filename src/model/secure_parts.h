@@ -8,10 +8,11 @@
 #include "model/secure.h"
 
 enum { ATTN, FFN, HALVES };                    // the halves of a layer, each behind a norm of its own
-enum { GROUP_MOST = 3 };                       // matrices behind one norm
+enum { GROUP_MOST = 5 };                       // matrices behind one norm
 
-/* The matrices behind the norm of a half: queries, keys, values; gate and, in a Llama, up. Returns their number. */
-unsigned group_kinds(Arch arch, int half, MatrixKind out[GROUP_MOST]);
+/* The matrices behind the norm of a half: queries, keys, values; gate and, in a Llama, up. Side by side, all of them are behind the
+ * first and none behind the second. Returns their number. */
+unsigned group_kinds(const Plan *p, int half, MatrixKind out[GROUP_MOST]);
 int kind_half(MatrixKind kind);                // HALVES: it stands behind no norm
 
 // ---- rings (plan_rings.c) --------------------------------------------------------------------------------------------
@@ -29,6 +30,7 @@ typedef struct NormRings {
     bool normed_opened;                        // lean: x / rms is opened, to be lifted; held: x is
     int shift;                                 // held: x counts 2^-shift
     bool held, y_opened, z_opened;             // held: B z would leave RoPE no ring, so y (fold) or z (lean) is lifted as well
+    bool lifted[GROUP_MOST];                   // y_opened: which
 } NormRings;
 
 typedef struct OutRings {                      // the output and the down projection
@@ -55,7 +57,8 @@ int activation_f(const Plan *p, const LayerPlan *l);          // fraction bits o
 int weight_f(const Plan *p, const LayerPlan *l);              // those of a softmax weight
 int sum_range(const Plan *p, const LayerPlan *l);             // a row of softmax weights adds up to less than 2^this
 
-/* The constant of a held norm is 2^-shift times this, in [1/2, 1), which the weights of its matrices have in them. 1 without. */
+/* The constant of a held norm is 2^-shift times this, in [1/2, 1), which the weights of its matrices have in them. 1 without. Side
+ * by side, the shift is the attention's, and the FFN's constant about as large. */
 double norm_mantissa(const Plan *p, uint32_t layer, int half, int *shift);
 /* Fraction bits of the 8-bit weights' scale: more where a mantissa is in it. */
 unsigned quant_fraction(const Plan *p, MatrixKind kind);

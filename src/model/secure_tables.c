@@ -10,8 +10,8 @@ void plan_lookups(const Plan *p, void (*visit)(void *ctx, const LookupSpec *s), 
         if (p->softmax == SOFTMAX_EXP) visit(ctx, &q->score_exp);
         visit(ctx, &q->sum_coarse);
         if (q->sum_coarse.border) visit(ctx, &q->sum_fine);
-        if (!p->norm) visit(ctx, &q->ffn.rsqrt);
-        if (!p->norm && q->ffn.rsqrt.border) visit(ctx, &q->ffn.rsqrt_fine);
+        if (!p->norm && !p->side_by_side) visit(ctx, &q->ffn.rsqrt);
+        if (!p->norm && !p->side_by_side && q->ffn.rsqrt.border) visit(ctx, &q->ffn.rsqrt_fine);
         if (p->activation == ACTIVATION_BASE) visit(ctx, &q->silu);
     }
     visit(ctx, &p->final_norm);

@@ -190,7 +190,7 @@ static unsigned pin_kinds(const Plan *p, Pin pin, MatrixKind out[GROUP_MOST])
 {
     MatrixKind all[GROUP_MOST] = {pin_part[pin].kind};
     unsigned count = 1, used = 0;
-    if (!pin_part[pin].b && pin_part[pin].half != HALVES) count = group_kinds(p->arch, pin_part[pin].half, all);
+    if (!pin_part[pin].b && pin_part[pin].half != HALVES) count = group_kinds(p, pin_part[pin].half, all);
     for (unsigned k = 0; k < count; k++)
         if (p->private_part == PRIVATE_LAYERS ? !pin_part[pin].b : p->adapted[all[k]]) out[used++] = all[k];
     return used;
@@ -210,7 +210,7 @@ PinShape pin_shape(const Plan *p, const ModelConfig *model, uint32_t layer, Pin 
     s.inputs = b ? p->rank : matrix_cols(c, kind[0]);
     MatrixKind first = pin_part[pin].kind;
     const OutRings *o = first == MAT_O ? &r.out : &r.down;
-    const NormRings *n = &r.norm[pin_part[pin].half == FFN ? FFN : ATTN];
+    const NormRings *n = &r.norm[pin_part[pin].half == FFN && !p->side_by_side ? FFN : ATTN];
     if (first == MAT_O || first == MAT_DOWN) s.n = (unsigned)(b ? o->pinned_b : o->pinned_a);
     else s.n = (unsigned)(b ? n->pinned_b : n->pinned_a);
     return s;
