@@ -216,14 +216,13 @@ void table_hash(const Table *t, Hash *h);
  * slope 0). low (2^k): what a mask's low part p multiplies the slope by (rank 1: the constant). */
 void table_floats(const Table *t, float *line, float *low);
 
-typedef struct Looked Looked;
+typedef struct Looked Looked; typedef struct Looked2 Looked2;
 /* Selects at the opened index and queues the opening of the columns. Dealt: 2^(t-k) bits an element. */
 Looked *lookup_select(Engine *e, const Opened *index, const Table *t);
 /* The same with cells counted down from a row maximum m (opened cell numbers, one a group of `counts` elements). */
 Looked *lookup_select_below(Engine *e, const Opened *index, const Table *t, const Opened *max, const Layout *groups);
 const Factor *looked_factor(Engine *e, Looked *l, unsigned n);               // after the exchange
 /* Two levels from one opened index (from_zero tables): coarse has the border, fine looks at the low bits. */
-typedef struct Looked2 Looked2;
 Looked2 *lookup2_select(Engine *e, const Opened *index, const Table *coarse, const Table *fine);
 const Factor *looked2_factor(Engine *e, Looked2 *l, unsigned n);
 
@@ -234,8 +233,7 @@ typedef struct RowMax RowMax;
 RowMax *rowmax_count(Engine *e, const Opened *index, unsigned k, const Layout *groups, const size_t *group_len);
 Wire rowmax_take(Engine *e, RowMax *m);
 
-/* Whether an opened index of t bits, |x| < 2^(t-2) less 2^k, is positive: 1 or 0, and either for some |x| < 2^(k-1). One bit an element
- * each way; dealt: 2^(t-1-k) bits. */
+/* Whether an opened index of t bits, |x| < 2^(t-2) - 2^k, is positive: 1 or 0, either for |x| < 2^(k-1). 1 bit each way; dealt: 2^(t-1-k). */
 typedef struct Signed Signed;
 Signed *sign_select(Engine *e, const Opened *index, unsigned k);
 const Factor *sign_factor(Engine *e, const Signed *s, unsigned n);           // after the exchange
