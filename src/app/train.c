@@ -1,6 +1,8 @@
 /* train.c - training from recipes, and writing the result as a plain folder. */
 #include "app/app.h"
 
+#include <unistd.h>
+
 #ifndef MARILL_COMMIT
 #define MARILL_COMMIT ""                           // built from no repository
 #endif
@@ -8,11 +10,13 @@
 const char train_usage[] =
     "RECIPE [options]\n"
     "  --dry-run                    read everything, train nothing\n"
+    "  --show N                     print N samples of the training set, what is learned marked, and train nothing\n"
     "  --resume                     go on from the last checkpoint\n"
     "  --threads N                  (those of the recipe)\n";
 const char tune_usage[] =
     "RECIPE [options]\n"
     "  --dry-run                    read everything, train nothing\n"
+    "  --show N                     print N samples of the training set, what is learned marked, and train nothing\n"
     "  --resume                     go on from the last checkpoint\n"
     "  --threads N                  (those of the recipe)\n";
 const char export_usage[] =
@@ -22,21 +26,44 @@ const char export_usage[] =
 
 enum { TOKENIZER_LIMIT = 1 << 28 };
 
+static void show_begin(void *ctx, size_t number, size_t tokens, size_t learned)
+{
+    (void)ctx;
+    printf("%s---- sample %zu: %zu tokens, %zu learned\n", number ? "\n" : "", number + 1, tokens, learned);
+}
+
+/* What is learned is green on a terminal, in brackets elsewhere. */
+static void show_text(void *ctx, const uint8_t *text, size_t len, bool learned)
+{
+    const bool *colour = ctx;
+    if (learned) fputs(*colour ? "\x1b[32m" : "⟦", stdout);
+    print_text(stdout, text, len);
+    if (learned) fputs(*colour ? "\x1b[0m" : "⟧", stdout);
+}
+
 static Result recipe_command(int argc, char **argv, Result (*work)(const char *recipe, const TrainOptions *o))
 {
     const char *recipe = NULL;
-    uint64_t threads = 0;
+    uint64_t threads = 0, show = 0;
+    bool colour = isatty(STDOUT_FILENO);
+    SampleView view = {.ctx = &colour, .begin = show_begin, .text = show_text};
     TrainOptions o = {.progress = &terminal_progress, .version = MARILL_VERSION, .commit = MARILL_COMMIT};
     Option options[] = {
         OPTION("RECIPE", OPT_TEXT, &recipe, .required = true),
         OPTION("--dry-run", OPT_FLAG, &o.dry_run),
+        OPTION("--show", OPT_UINT, &show, .min = 1, .max = 1000000),
         OPTION("--resume", OPT_FLAG, &o.resume),
         OPTION("--threads", OPT_UINT, &threads, .min = 1, .max = 256),
     };
     GUARD(OPTIONS_PARSE(options, argc, argv));
     o.threads = (unsigned)threads;
     threads_start((unsigned)threads);          // the recipe's number of shares may be another
-    return work(recipe, &o);
+    view.count = (size_t)show;
+    if (show) o.show = &view;
+    Result r = work(recipe, &o);
+    if (failed(r) || !show) return r;
+    putchar('\n');
+    return output_flush();
 }
 
 Result train_command(int argc, char **argv) { return recipe_command(argc, argv, train_run); }

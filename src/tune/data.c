@@ -1,10 +1,11 @@
 /* data.c - sources to shuffled samples.
  *
- * A source is read into records, each a few columns of text. Records of other parts and held-out ones fall away, equal
- * ones count once, templates make a prompt and a completion of each, and both are tokenised as one text: what follows a
- * newline has no dummy prefix, in training as in use. Everything is drawn from (seed, epoch, number of the source), so an
+ * A source is read into records, each a few columns of text or the turns of a conversation. Records of other parts and
+ * held-out ones fall away, equal ones count once, templates make a prompt and a completion of each, and both are tokenised as
+ * one text: what follows a newline has no dummy prefix, in training as in use. A turn after the first is a text of its own. Everything is drawn from (seed, epoch, number of the source), so an
  * epoch can be made again, on another machine too, without anything kept from the last one. */
 #include "tune/data.h"
+#include "tune/data_json.h"
 #include "tune/data_split.h"
 
 #include <string.h>
@@ -13,15 +14,23 @@ enum { COLUMNS = 2 };
 #define STORY_END "<|endoftext|>"
 #define WEIGHT_LIMIT 1000.0
 
-typedef struct Record { const char *column[COLUMNS]; } Record;
-typedef struct Records { Record *record; size_t count; unsigned columns; } Records;
+// Columns for templates, or else turns that are made already.
+typedef struct Record { const char *column[COLUMNS]; const Turn *turn; uint32_t turns; } Record;
+typedef struct Records {
+    Record *record;
+    size_t count;
+    unsigned columns;                          // 0: turns
+    bool whole;                                // text without a prompt, which may be cut
+    bool begin;                                // BOS before every turn
+    const char *form;                          // of turns: the prompt with {} for what a user says; NULL: there is none
+} Records;
 
 typedef struct Loader {
     DataSet *out;
     size_t cap;
     const Tokenizer *tokenizer;
     uint32_t context;
-    DataPart part;
+    DataPart part;                             // PART_ALL where the source at hand is the part as a whole
     uint64_t random;                           // state of the generator
     Buffer *plain;                             // data_text: where the text goes instead of to the tokenizer
     Arena *arena;                              // samples
@@ -104,7 +113,7 @@ static Result records_read_text(Records *r, Loader *l, const DataSource *s, bool
     GUARD(text_read(&text, &len, s->path, &l->text));
     const char *mark = stories ? STORY_END : "\n", *end = text + len;
     for (const char *at = text; (at = strstr(at, mark)); at += strlen(mark)) most++;
-    *r = (Records){arena_new(&l->text, Record, most), 0, 1};
+    *r = (Records){arena_new(&l->text, Record, most), .columns = 1, .whole = !s->prompt};
     for (const char *at = text; at < end;) {
         const char *stop = strstr(at, mark);
         if (!stop && stories) break;                                  // cut in the middle
@@ -115,11 +124,14 @@ static Result records_read_text(Records *r, Loader *l, const DataSource *s, bool
     return OK;
 }
 
+static Result records_read_stories(Records *r, Loader *l, const DataSource *s) { return records_read_text(r, l, s, true); }
+static Result records_read_lines(Records *r, Loader *l, const DataSource *s) { return records_read_text(r, l, s, false); }
+
 static Result records_read_pairs(Records *r, Loader *l, const DataSource *s)
 {
     PairFile f;
     GUARD(pair_file_read(&f, s->path, &l->text));
-    *r = (Records){arena_new(&l->text, Record, f.count), 0, 2};
+    *r = (Records){arena_new(&l->text, Record, f.count), .columns = 2};
     for (uint32_t i = 0; i < f.count; i++) {
         if (l->part != PART_ALL && f.part[f.pair[i][0]] != l->part) continue;
         for (unsigned c = 0; c < 2; c++) r->record[r->count].column[c] = f.sentence.text[f.pair[i][c]];
@@ -128,12 +140,99 @@ static Result records_read_pairs(Records *r, Loader *l, const DataSource *s)
     return OK;
 }
 
+static Result records_read_tsv(Records *r, Loader *l, const DataSource *s)
+{
+    char *text = NULL;
+    size_t len = 0, lines = 1, number = 0;
+    GUARD(text_read(&text, &len, s->path, &l->text));
+    for (size_t i = 0; i < len; i++) lines += text[i] == '\n';
+    *r = (Records){arena_new(&l->text, Record, lines), .columns = 2};
+    PairLine line;
+    bool more = true;
+    for (const char *at = text;;) {
+        Result next = pair_next(&line, &more, &number, &at, text + len);
+        if (failed(next)) return fail_in(next, "%s", s->path);
+        if (!more) return OK;
+        if (l->part != PART_ALL && text_part(line.column[0], line.len[0]) != l->part) continue;
+        for (unsigned c = 0; c < 2; c++)
+            r->record[r->count].column[c] = arena_format(&l->text, "%.*s", (int)line.len[c], line.column[c]);
+        r->count++;
+    }
+}
+
+static Result records_read_json(Records *r, Loader *l, const DataSource *s)
+{
+    const ChatTemplate *form = chat_template(s->template ? s->template : "plain");
+    char *text = NULL;
+    size_t len = 0;
+    JsonRecords all;
+    GUARD(text_read(&text, &len, s->path, &l->text));
+    Result parsed = json_records_parse(&all, text, len, form, &l->text);
+    if (failed(parsed)) return fail_in(parsed, "%s", s->path);
+    *r = (Records){arena_new(&l->text, Record, all.count), .whole = all.form == FORM_TEXT};
+    r->begin = form->begin;
+    if (all.form == FORM_COMPLETION) r->form = "{}";
+    else if (!r->whole) r->form = chat_form(form, &l->text);
+    for (size_t i = 0; i < all.count; i++) {
+        const JsonRecord *j = &all.record[i];
+        if (l->part == PART_ALL || j->part == l->part) r->record[r->count++] = (Record){.turn = j->turn, .turns = j->turns};
+    }
+    return OK;
+}
+
+static const struct {
+    const char *name;
+    Result (*read)(Records *r, Loader *l, const DataSource *s);
+} kinds[] = {
+    {"stories", records_read_stories}, {"lines", records_read_lines}, {"pairs", records_read_pairs},
+    {"tsv", records_read_tsv}, {"jsonl", records_read_json},
+};
+
+static size_t kind_find(const char *name)      // past the last one: unknown
+{
+    size_t k = 0;
+    while (k < sizeof kinds / sizeof *kinds && strcmp(kinds[k].name, name)) k++;
+    return k;
+}
+
+static const char *const part_names[] = {"train", "valid", "test"};
+
+static DataPart part_find(const char *name)    // PART_ALL: unknown
+{
+    DataPart p = PART_TRAIN;
+    while (p < PART_ALL && strcmp(part_names[p], name)) p++;
+    return p;
+}
+
+Result data_check(const DataSource *s)
+{
+    if (!s->kind || !s->path) return fail(FAIL_DATA, "a source needs a kind and a path");
+    if (kind_find(s->kind) == sizeof kinds / sizeof *kinds)
+        return fail(FAIL_DATA, "kind must be stories, lines, pairs, tsv or jsonl, not '%s'", s->kind);
+    bool json = !strcmp(s->kind, "jsonl"), text = !strcmp(s->kind, "stories") || !strcmp(s->kind, "lines");
+    if (!json && !s->completion) return fail(FAIL_DATA, "%s: a source of %s needs a completion", s->path, s->kind);
+    if (json && (s->prompt || s->completion || s->noise != 0))
+        return fail(FAIL_DATA, "%s: records of jsonl say themselves what is prompt and completion: no such field, and no noise", s->path);
+    if (s->template && !json) return fail(FAIL_DATA, "%s: template is for jsonl alone", s->path);
+    if (s->template && !chat_template(s->template))
+        return fail(FAIL_DATA, "%s: template must be plain, chatml, llama2 or alpaca, not '%s'", s->path, s->template);
+    if (s->part && part_find(s->part) == PART_ALL) return fail(FAIL_DATA, "%s: part must be train, valid or test, not '%s'", s->path, s->part);
+    if (s->held_out && !text) return fail(FAIL_DATA, "%s: held_out is for stories and lines alone", s->path);
+    if (!(s->weight > 0 && s->weight <= WEIGHT_LIMIT)) return fail(FAIL_DATA, "%s: weight %g is not above 0 and at most %g", s->path, s->weight, WEIGHT_LIMIT);
+    if (!(s->noise >= 0 && s->noise <= 1)) return fail(FAIL_DATA, "%s: noise %g is not in 0..1", s->path, s->noise);
+    return OK;
+}
+
+/* The records of the wanted part. A file that is another part as a whole has none, and is not opened. */
 static Result records_read(Records *r, Loader *l, const DataSource *s)
 {
-    if (strcmp(s->kind, "pairs") == 0) return records_read_pairs(r, l, s);
-    if (strcmp(s->kind, "stories") == 0) return records_read_text(r, l, s, true);
-    if (strcmp(s->kind, "lines") == 0) return records_read_text(r, l, s, false);
-    return fail(FAIL_DATA, "a source of kind '%s': it must be stories, lines or pairs", s->kind);
+    DataPart wanted = l->part;
+    *r = (Records){0};
+    if (s->part && wanted != PART_ALL && part_find(s->part) != wanted) return OK;
+    if (s->part) l->part = PART_ALL;
+    Result read = kinds[kind_find(s->kind)].read(r, l, s);
+    l->part = wanted;
+    return read;
 }
 
 // ---- templates -------------------------------------------------------------------------------------------------------
@@ -187,22 +286,44 @@ static void append_template(Buffer *out, const char *template, const Record *r, 
     }
 }
 
+static uint32_t record_turns(const Record *r)
+{
+    return r->turn ? r->turns : 1;
+}
+
+/* The text of turn i of a record; returns how much of it is the prompt. */
+static size_t turn_text(Buffer *out, const DataSource *s, const Record *r, uint32_t i, double noise, Loader *l)
+{
+    out->len = 0;
+    if (r->turn) buffer_append(out, r->turn[i].prompt, strlen(r->turn[i].prompt));
+    else append_template(out, s->prompt, r, noise, l);
+    size_t prompt = out->len;
+    if (r->turn) buffer_append(out, r->turn[i].completion, strlen(r->turn[i].completion));
+    else append_template(out, s->completion, r, 0, l);
+    return prompt;
+}
+
 /* Leaves out records that make the text of an earlier one: a sentence with ten translations is not ten sentences. */
 static void records_unique(Records *r, Loader *l, const DataSource *s)
 {
     TextTable seen;
-    Buffer text = {0};
+    Buffer text = {0}, all = {0};
     size_t kept = 0;
     table_init(&seen, &l->text);
     for (size_t i = 0; i < r->count; i++) {
-        text.len = 0;
-        append_template(&text, s->prompt, &r->record[i], 0, l);
-        buffer_u8(&text, 0);
-        append_template(&text, s->completion, &r->record[i], 0, l);
-        if (table_add(&seen, (char *)text.data, text.len) == kept) r->record[kept++] = r->record[i];
+        all.len = 0;
+        for (uint32_t t = 0; t < record_turns(&r->record[i]); t++) {
+            size_t prompt = turn_text(&text, s, &r->record[i], t, 0, l);
+            buffer_append(&all, text.data, text.len);
+            buffer_u64(&all, prompt);
+            buffer_u64(&all, text.len);
+            buffer_u8(&all, !r->record[i].turn || r->record[i].turn[t].learned);
+        }
+        if (table_add(&seen, (char *)all.data, all.len) == kept) r->record[kept++] = r->record[i];
     }
     r->count = kept;
     buffer_free(&text);
+    buffer_free(&all);
 }
 
 // ---- samples ---------------------------------------------------------------------------------------------------------
@@ -220,37 +341,66 @@ static void sample_add(Loader *l, const Sample *s)
     out->tokens += s->len;
 }
 
-/* BOS, tokens [from, to), EOS if they are the last; tokens from `learn` on are targets. */
-static void sample_make(Loader *l, const int32_t *ids, size_t from, size_t to, size_t learn, bool last)
+// A turn as tokens; those from `learn` on are targets, and so is the EOS after it.
+typedef struct TurnIds { int32_t *ids; size_t count, learn; bool learned; } TurnIds;
+
+static Result turn_encode(TurnIds *out, Loader *l, const DataSource *s, const Record *r, uint32_t i, Buffer *text)
 {
-    uint32_t len = (uint32_t)(to - from) + 1 + last;
+    int32_t *prompt = NULL;
+    size_t prompt_count = 0, prompt_len = turn_text(text, s, r, i, s->noise, l);
+    *out = (TurnIds){.learned = !r->turn || r->turn[i].learned};
+    GUARD(tokenizer_encode(l->tokenizer, (char *)text->data, text->len, &out->ids, &out->count, &l->text));
+    if (prompt_len) GUARD(tokenizer_encode(l->tokenizer, (char *)text->data, prompt_len, &prompt, &prompt_count, &l->text));
+    while (out->learn < prompt_count && out->learn < out->count && out->ids[out->learn] == prompt[out->learn]) out->learn++;
+    return OK;
+}
+
+/* One sample: BOS, and each turn with EOS behind it; `begin`: BOS before each turn. */
+static void turns_add(Loader *l, const TurnIds *turn, uint32_t turns, uint32_t len, bool begin)
+{
     Sample s = {arena_new(l->arena, int32_t, len), arena_new(l->arena, uint8_t, len), len};
-    s.tokens[0] = tokenizer_bos(l->tokenizer);
-    memcpy(s.tokens + 1, ids + from, (to - from) * sizeof *ids);
-    if (last) s.tokens[len - 1] = tokenizer_eos(l->tokenizer);
-    for (uint32_t i = 1; i < len; i++) s.learn[i] = from + i - 1 >= learn;
+    uint32_t at = 0;
+    for (const TurnIds *t = turn; t < turn + turns; t++) {
+        if (t == turn || begin) s.tokens[at++] = tokenizer_bos(l->tokenizer);
+        memcpy(s.tokens + at, t->ids, t->count * sizeof *t->ids);
+        s.tokens[at + t->count] = tokenizer_eos(l->tokenizer);
+        for (size_t i = t->learn; i <= t->count; i++) s.learn[at + i] = t->learned;
+        at += (uint32_t)t->count + 1;
+    }
     sample_add(l, &s);
 }
 
-/* Adds the samples of one record: a text is cut into pieces of the context's length, a prompt with its completion is
- * left out if it is too long. */
-static Result samples_add(Loader *l, const DataSource *s, const Record *r, Buffer *text)
+/* A text in pieces of the context's length: BOS before each, EOS after the last. */
+static void pieces_add(Loader *l, const TurnIds *t)
 {
-    int32_t *ids = NULL, *prompt = NULL;
-    size_t count = 0, prompt_count = 0, learn = 0, prompt_len = 0;
+    for (size_t from = 0, room = l->context - 2; from < t->count; from += room) {
+        bool last = from + room >= t->count;
+        size_t count = last ? t->count - from : room;
+        uint32_t len = (uint32_t)count + 1 + last;
+        Sample s = {arena_new(l->arena, int32_t, len), arena_new(l->arena, uint8_t, len), len};
+        s.tokens[0] = tokenizer_bos(l->tokenizer);
+        memcpy(s.tokens + 1, t->ids + from, count * sizeof *t->ids);
+        if (last) s.tokens[len - 1] = tokenizer_eos(l->tokenizer);
+        memset(s.learn + 1, 1, len - 1);
+        sample_add(l, &s);
+    }
+}
+
+/* Adds the samples of one record: a text is cut into pieces of the context's length, prompts with their completions are
+ * left out if they are too long. */
+static Result samples_add(Loader *l, const DataSource *s, const Records *all, const Record *r, Buffer *text)
+{
     ArenaMark mark = arena_mark(&l->text);
-    text->len = 0;
-    append_template(text, s->prompt, r, s->noise, l);
-    prompt_len = text->len;
-    append_template(text, s->completion, r, 0, l);
-    GUARD(tokenizer_encode(l->tokenizer, (char *)text->data, text->len, &ids, &count, &l->text));
-    if (prompt_len) GUARD(tokenizer_encode(l->tokenizer, (char *)text->data, prompt_len, &prompt, &prompt_count, &l->text));
-    while (learn < prompt_count && learn < count && ids[learn] == prompt[learn]) learn++;
-    bool cut = !prompt_len && strcmp(s->kind, "pairs") != 0;
-    if (count + 2 <= l->context) sample_make(l, ids, 0, count, learn, true);
-    else if (cut)
-        for (size_t from = 0, room = l->context - 2; from < count; from += room)
-            sample_make(l, ids, from, from + room < count ? from + room : count, learn, from + room >= count);
+    uint32_t turns = record_turns(r);
+    size_t len = 1;
+    TurnIds *turn = arena_new(&l->text, TurnIds, turns);
+    for (uint32_t i = 0; i < turns; i++) {
+        GUARD(turn_encode(&turn[i], l, s, r, i, text));
+        len += turn[i].count + 1 + (i && all->begin);
+    }
+    if (len <= l->context) turns_add(l, turn, turns, (uint32_t)len, all->begin);
+    else if (all->whole) pieces_add(l, turn);
+    else l->out->too_long++;
     arena_rollback(&l->text, mark);
     return OK;
 }
@@ -275,14 +425,13 @@ static Result source_load(Loader *l, const DataSource *s)
 {
     Records r;
     Buffer text = {0};
-    if (!s->kind || !s->path || !s->completion) return fail(FAIL_DATA, "a source needs a kind, a path and a completion");
-    if (!(s->weight > 0 && s->weight <= WEIGHT_LIMIT)) return fail(FAIL_DATA, "%s: weight %g is not above 0 and at most %g", s->path, s->weight, WEIGHT_LIMIT);
-    if (!(s->noise >= 0 && s->noise <= 1)) return fail(FAIL_DATA, "%s: noise %g is not in 0..1", s->path, s->noise);
+    GUARD(data_check(s));
     GUARD(records_read(&r, l, s));
+    if (!r.count) return OK;
     GUARD(template_check(s->prompt, r.columns, s->path));
     GUARD(template_check(s->completion, r.columns, s->path));
     records_unique(&r, l, s);
-    if (!r.count) return OK;
+    if (l->plain && !r.whole && !r.columns) return OK;        // records with prompts of their own
     bool fixed = !l->plain && (s->noise == 0 || !s->prompt);          // the same tokens each time: made once
     size_t length = 0, *order = order_draw(&length, r.count, s->weight, l);
     size_t *first = arena_new(&l->text, size_t, r.count), *after = arena_new(&l->text, size_t, r.count);
@@ -290,15 +439,17 @@ static Result source_load(Loader *l, const DataSource *s)
         size_t at = order[i];
         if (fixed && after[at]) {
             for (size_t k = first[at]; k < after[at]; k++) sample_add(l, &l->out->sample[k]);
+            l->out->too_long += first[at] == after[at];
             continue;
         }
         if (l->plain) {
-            append_template(l->plain, s->completion, &r.record[at], 0, l);
+            (void)turn_text(&text, s, &r.record[at], 0, 0, l);
+            buffer_append(l->plain, text.data, text.len);
             buffer_u8(l->plain, '\n');
             continue;
         }
         first[at] = l->out->count;
-        Result made = samples_add(l, s, &r.record[at], &text);
+        Result made = samples_add(l, s, &r, &r.record[at], &text);
         if (failed(made)) {
             buffer_free(&text);
             return fail_in(made, "%s", s->path);
@@ -320,6 +471,56 @@ static Result sources_load(Loader *l, const DataSource *sources, size_t count, u
         arena_free(&l->text);
     }
     return r;
+}
+
+/* A prompt's template with {} for its one column; NULL if it has none or several. */
+static const char *prompt_form(const char *template, Loader *l)
+{
+    Record hole = {.column = {"{}", "{}"}};
+    Buffer text = {0};
+    append_template(&text, template, &hole, 0, l);
+    buffer_u8(&text, 0);
+    const char *form = arena_string(l->arena, (const char *)text.data), *at = strstr(form, "{}");
+    buffer_free(&text);
+    return at && !strstr(at + 1, "{}") ? form : NULL;
+}
+
+static Result source_form(const char **form, bool *asks, Loader *l, const DataSource *s)
+{
+    Records r;
+    *form = NULL;
+    *asks = s->prompt != NULL;
+    GUARD(data_check(s));
+    if (s->prompt) {
+        GUARD(template_check(s->prompt, COLUMNS, s->path));
+        *form = prompt_form(s->prompt, l);
+    }
+    if (strcmp(s->kind, "jsonl")) return OK;
+    GUARD(records_read(&r, l, s));
+    *asks = r.form != NULL;
+    if (r.form) *form = arena_string(l->arena, r.form);
+    return OK;
+}
+
+Result data_form(const char **out, const DataSource *sources, size_t count, Arena *a)
+{
+    bool any = false;
+    *out = NULL;
+    for (size_t i = 0; i < count; i++) {
+        Loader l = {.part = PART_TRAIN, .arena = a};
+        const char *form = NULL;
+        bool asks = false;
+        arena_init(&l.text, false);
+        Result r = source_form(&form, &asks, &l, &sources[i]);
+        arena_free(&l.text);
+        GUARD(r);
+        if (!asks) continue;
+        if (any && (!form || !*out || strcmp(form, *out))) form = NULL;
+        *out = form;
+        any = true;
+        if (!form) return OK;
+    }
+    return OK;
 }
 
 Result data_text(Buffer *out, const DataSource *sources, size_t count, uint64_t seed)

@@ -28,14 +28,22 @@ DataPart text_part(const char *text, size_t len)
     return percent < 96 ? PART_TRAIN : percent < 98 ? PART_VALID : PART_TEST;
 }
 
+static size_t line_number(const uint8_t *text, size_t at)
+{
+    size_t line = 1;
+    for (size_t i = 0; i < at; i++) line += text[i] == '\n';
+    return line;
+}
+
 Result text_read(char **out, size_t *len, const char *path, Arena *a)
 {
     Buffer b = {0};
     Result r = file_read(&b, path, FILE_LIMIT);
     if (!failed(r)) {
         size_t bad = utf8_invalid_at(b.data, b.len);
-        if (bad < b.len) r = fail(FAIL_DATA, "%s: not UTF-8 at byte %zu", path, bad);
-        else if (b.len && memchr(b.data, 0, b.len)) r = fail(FAIL_DATA, "%s: a NUL inside", path);
+        const uint8_t *nul = b.len ? memchr(b.data, 0, bad) : NULL;
+        if (nul) bad = (size_t)(nul - b.data);
+        if (bad < b.len) r = fail(FAIL_DATA, "%s: line %zu: %s", path, line_number(b.data, bad), nul ? "a NUL inside" : "not UTF-8");
     }
     if (!failed(r)) {
         *out = arena_alloc(a, b.len + 1, 1);
@@ -46,8 +54,7 @@ Result text_read(char **out, size_t *len, const char *path, Arena *a)
     return r;
 }
 
-/* Cuts the next line off *at; false at the end. */
-static bool line_next(const char **line, size_t *len, const char **at, const char *end)
+bool line_next(const char **line, size_t *len, const char **at, const char *end)
 {
     if (*at >= end) return false;
     const char *stop = memchr(*at, '\n', (size_t)(end - *at));
@@ -57,8 +64,7 @@ static bool line_next(const char **line, size_t *len, const char **at, const cha
     return true;
 }
 
-/* Column `column` of a line, trimmed; NULL if the line has fewer. */
-static const char *line_column(size_t *len, const char *line, size_t line_len, unsigned column)
+const char *line_column(size_t *len, const char *line, size_t line_len, unsigned column)
 {
     const char *at = line, *end = line + line_len;
     for (;; column--) {
@@ -80,6 +86,24 @@ static bool is_column_numbers(const char *line, size_t len)
         if (!text || n != 1 || text[0] != (char)('1' + c)) return false;
     }
     return true;
+}
+
+Result pair_next(PairLine *out, bool *more, size_t *number, const char **at, const char *end)
+{
+    const char *line = NULL;
+    size_t line_len = 0;
+    while ((*more = line_next(&line, &line_len, at, end))) {
+        const char *trimmed = line;
+        ++*number;
+        if (text_trim(&trimmed, line_len) == 0 || (*number == 1 && is_column_numbers(line, line_len))) continue;
+        for (unsigned c = 0; c < 2; c++) {
+            out->column[c] = line_column(&out->len[c], line, line_len, c);
+            if (!out->column[c] || !out->len[c])
+                return fail(FAIL_DATA, "line %zu has no sentence in column %u (columns are separated by a tab)", *number, c);
+        }
+        return OK;
+    }
+    return OK;
 }
 
 static uint32_t root_of(uint32_t *parent, uint32_t at)
@@ -110,22 +134,18 @@ static void parts_assign(PairFile *f, Arena *a)
 Result pair_file_read(PairFile *out, const char *path, Arena *a)
 {
     char *text = NULL;
-    size_t len = 0, lines = 1, number = 0, line_len = 0;
-    const char *line = NULL;
+    size_t len = 0, lines = 1, number = 0;
     GUARD(text_read(&text, &len, path, a));
     for (size_t i = 0; i < len; i++) lines += text[i] == '\n';
     *out = (PairFile){.pair = arena_alloc(a, lines, sizeof *out->pair)};
     table_init(&out->sentence, a);
-    for (const char *at = text; line_next(&line, &line_len, &at, text + len);) {
-        const char *trimmed = line;
-        number++;
-        if (text_trim(&trimmed, line_len) == 0 || (number == 1 && is_column_numbers(line, line_len))) continue;
-        for (unsigned c = 0; c < 2; c++) {
-            size_t n = 0;
-            const char *column = line_column(&n, line, line_len, c);
-            if (!column || n == 0) return fail(FAIL_DATA, "%s: line %zu has no sentence in column %u (columns are separated by a tab)", path, number, c);
-            out->pair[out->count][c] = table_add(&out->sentence, column, n);
-        }
+    PairLine line;
+    bool more = true;
+    for (const char *at = text;;) {
+        Result r = pair_next(&line, &more, &number, &at, text + len);
+        if (failed(r)) return fail_in(r, "%s", path);
+        if (!more) break;
+        for (unsigned c = 0; c < 2; c++) out->pair[out->count][c] = table_add(&out->sentence, line.column[c], line.len[c]);
         out->count++;
     }
     parts_assign(out, a);

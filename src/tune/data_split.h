@@ -20,7 +20,15 @@ CHECKED Result pair_file_read(PairFile *out, const char *path, Arena *a);
 DataPart text_part(const char *text, size_t len);
 /* text without the white space at its ends: moves *text, returns the new length. */
 size_t text_trim(const char **text, size_t len);
-/* Reads a whole file of UTF-8 without NUL into the arena. */
+/* Reads a whole file of UTF-8 without NUL into the arena, of at most 1 GiB. Failures name the file, and the line. */
 CHECKED Result text_read(char **out, size_t *len, const char *path, Arena *a);
+/* Cuts the next line off *at, without its newline; false at the end. */
+bool line_next(const char **line, size_t *len, const char **at, const char *end);
+/* Column `column` of a line with tabs between, trimmed; NULL if the line has fewer. */
+const char *line_column(size_t *len, const char *line, size_t line_len, unsigned column);
+/* The next line of pairs: passes over empty lines and a first one that numbers the columns. *more: false at the end. `number`
+ * counts lines. Fails, with the line, on one whose first two columns are not both filled. */
+typedef struct PairLine { const char *column[2]; size_t len[2]; } PairLine;
+CHECKED Result pair_next(PairLine *out, bool *more, size_t *number, const char **at, const char *end);
 
 #endif

@@ -117,6 +117,8 @@ static const Field source_fields[] = {
     {"completion", FIELD_TEXT, IN_BOTH, AT(completion), 0, 0, NULL},
     {"weight", FIELD_REAL, IN_BOTH, AT(weight), 0, 1000, NULL},
     {"noise", FIELD_REAL, IN_BOTH, AT(noise), 0, 1, NULL},
+    {"part", FIELD_TEXT, IN_BOTH, AT(part), 0, 0, NULL},
+    {"template", FIELD_TEXT, IN_BOTH, AT(template), 0, 0, NULL},
     {"held_out", FIELD_PATH, IN_BOTH, AT(held_out), 0, 0, NULL},
     {0}
 };
@@ -274,8 +276,8 @@ static Result sources_read(Reader *r, const yaml_node_t *node)
         if (!item) return fail(FAIL_DATA, "line %zu: source %zu is empty", line_of(node), i + 1);
         s->weight = 1;
         GUARD(mapping_read(r, s, source_fields, item, "a source", r->data_root, NULL));
-        if (strcmp(s->kind, "stories") && strcmp(s->kind, "lines") && strcmp(s->kind, "pairs"))
-            return fail(FAIL_DATA, "line %zu: kind must be stories, lines or pairs, not '%s'", line_of(item), s->kind);
+        Result checked = data_check(s);
+        if (failed(checked)) return fail_in(checked, "line %zu", line_of(item));
     }
     return OK;
 }

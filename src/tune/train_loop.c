@@ -438,6 +438,8 @@ static Result plan_make(Loop *l)
     progress(p, "%zu parameters; %u steps on %u threads", l->job->params->total, r->steps, l->threads);
     progress(p, "an epoch: %zu samples, %llu tokens, %llu batches; held out: %zu samples", l->set.count,
              (unsigned long long)l->set.tokens, (unsigned long long)batches, l->valid.count);
+    size_t long_ones = l->set.too_long + l->valid.too_long;
+    if (long_ones) progress(p, "left out: %zu samples longer than the context of %u tokens", long_ones, r->context);
     return OK;
 }
 
@@ -509,6 +511,7 @@ static Result loop_run(Loop *l)
     GUARD(epoch_load(l));
     GUARD(valid_load(l));
     GUARD(plan_make(l));
+    if (j->options->show) return data_show(&l->set, j->tokenizer, j->options->show);
     if (j->options->dry_run) return OK;
     GUARD(folder_make(j->recipe->out, 0755));
     shares_new(l);

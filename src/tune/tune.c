@@ -14,6 +14,7 @@ typedef struct TuneRun {
     Adapter adapter;                           // method lora: its factors are
     Model teacher, teacher_base;               // the second where the first is merged from it and an adapter
     Variant variant;
+    const char *template;                      // what use puts around a user's text, as the data did; or NULL
     Tokenizer *tokenizer;
     Arena arena;
 } TuneRun;
@@ -39,6 +40,7 @@ static Result extras_write(const TuneRun *run)
     Json *root = json_new_object();
     Arena a;
     arena_init(&a, false);
+    if (run->template) json_put(root, "template", json_of_text(run->template));
     if (variant_changes(&run->variant)) json_put(root, "variant", variant_json(&run->variant, &run->base.config));
     if (run->recipe.method == METHOD_LORA) factors_note(root, &run->adapter);
     Result r = json_count(root) ? json_write(root, arena_format(&a, "%s/marill.json", run->recipe.result)) : OK;
@@ -141,6 +143,7 @@ static Result tuning_run(TuneRun *run, const char *path, const TrainOptions *o)
     if (r->context > c->context) return fail(FAIL_DATA, "context %u is more than the %u of %s", r->context, c->context, r->base);
     if (tokenizer_vocab(run->tokenizer) > c->vocab)
         return fail(FAIL_DATA, "%s has %u tokens, the model room for %u", r->tokenizer, tokenizer_vocab(run->tokenizer), c->vocab);
+    GUARD(data_form(&run->template, r->sources, r->source_count, &run->arena));
     GUARD(teacher_load(run));
     GUARD(form_make(&run->variant, r, &run->base, net.first, run->tokenizer, &run->arena));
     float *rope = arena_new(&run->arena, float, (size_t)r->context * c->head_dim);

@@ -10,6 +10,14 @@
 
 // ---- training --------------------------------------------------------------------------------------------------------
 
+/* How samples are looked at (`--show`). */
+typedef struct SampleView {
+    size_t count;                              // samples to show
+    void *ctx;
+    void (*begin)(void *ctx, size_t number, size_t tokens, size_t learned);             // of a sample, counted from 0
+    void (*text)(void *ctx, const uint8_t *text, size_t len, bool learned);              // a stretch of it, of foreign data
+} SampleView;
+
 /* `marill train` and `marill tune`: reads a YAML recipe (docs/recipes.md lists every field), writes the run folder it
  * names: checkpoints, loss.csv, run.json, and at the end the model or adapter folder. `resume` continues from the last checkpoint
  * with exactly the weights an uninterrupted run would have. */
@@ -17,6 +25,7 @@ typedef struct TrainOptions {
     bool resume, dry_run;
     unsigned threads;                          // 0: the recipe's
     const Progress *progress;
+    const SampleView *show;                    // sees samples of the training set, and nothing is trained; may be NULL
     const char *version, *commit;              // of this program, for run.json; may be NULL
 } TrainOptions;
 CHECKED Result train_run(const char *recipe_path, const TrainOptions *o);
