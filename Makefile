@@ -3,8 +3,9 @@
 
 all: build
 
+# MPI=1: with what training on several machines needs (docs/fine-tuning.md).
 setup:
-	@tools/setup
+	@tools/setup $(if $(MPI),mpi)
 
 build: setup
 	@cmake -S . -B build -DCMAKE_BUILD_TYPE=Release > build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }; rm -f build.log

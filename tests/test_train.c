@@ -482,7 +482,7 @@ TEST(the_rate_rises_and_falls)
 TEST(adam_steps_as_published)
 {
     float value = 1, m = 0, v = 0, grad = 0.5f;
-    ParamBlock block = {0, 1, true};
+    ParamBlock block = {0, 1, 0, true};
     Params p = {&block, 1, 1};
     Adam a = {0.9, 0.999, 1e-8, 0.1};
     adam_step(&value, &m, &v, &grad, &p, &a, 0.01, 1);

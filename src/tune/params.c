@@ -6,9 +6,9 @@
 
 // ---- layout ----------------------------------------------------------------------------------------------------------
 
-static void block_add(Params *p, size_t len, bool decay)
+static void block_add(Params *p, uint32_t layer, size_t len, bool decay)
 {
-    p->block[p->count++] = (ParamBlock){p->total, len, decay};
+    p->block[p->count++] = (ParamBlock){p->total, len, layer, decay};
     p->total += len;
 }
 
@@ -17,27 +17,27 @@ static size_t matrix_size(const ModelConfig *c, MatrixKind m)
     return (size_t)matrix_rows(c, m) * matrix_cols(c, m);
 }
 
-static void layer_add(Params *out, const ModelConfig *c)
+static void layer_add(Params *out, uint32_t layer, const ModelConfig *c)
 {
-    block_add(out, c->width, false);
-    block_add(out, c->width, false);
-    for (MatrixKind m = 0; m < MAT_COUNT; m++) block_add(out, matrix_size(c, m), true);
+    block_add(out, layer, c->width, false);
+    block_add(out, layer, c->width, false);
+    for (MatrixKind m = 0; m < MAT_COUNT; m++) block_add(out, layer, matrix_size(c, m), true);
 }
 
 /* The order that every function below walks: embedding, head unless tied, layers (norms, then matrices), final norm. */
 void params_of_model(Params *out, const ModelConfig *c, Arena *a)
 {
     *out = (Params){.block = arena_new(a, ParamBlock, 3 + (size_t)c->layers * (MAT_COUNT + 2))};
-    block_add(out, (size_t)c->vocab * c->width, false);
-    if (!c->tied) block_add(out, (size_t)c->vocab * c->width, true);
-    for (uint32_t l = 0; l < c->layers; l++) layer_add(out, c);
-    block_add(out, c->width, false);
+    block_add(out, PARAM_OUTSIDE, (size_t)c->vocab * c->width, false);
+    if (!c->tied) block_add(out, PARAM_OUTSIDE, (size_t)c->vocab * c->width, true);
+    for (uint32_t l = 0; l < c->layers; l++) layer_add(out, l, c);
+    block_add(out, PARAM_OUTSIDE, c->width, false);
 }
 
 void params_of_layers(Params *out, const ModelConfig *c, uint32_t first, Arena *a)
 {
     *out = (Params){.block = arena_new(a, ParamBlock, (size_t)c->layers * (MAT_COUNT + 2))};
-    for (uint32_t l = first; l < c->layers; l++) layer_add(out, c);
+    for (uint32_t l = first; l < c->layers; l++) layer_add(out, l, c);
 }
 
 static float *bind_layer(LayerGrads *out, const ModelConfig *c, float *at)
@@ -125,8 +125,8 @@ typedef struct FactorBind { Adapter *adapter; Grads *grads; Params *params; floa
 static void factor_add(void *ctx, uint32_t layer, MatrixKind m, LoraFactor which, size_t len)
 {
     const FactorBind *b = ctx;
-    (void)layer, (void)m;
-    if (which != b->adapter->fixed) block_add(b->params, len, true);
+    (void)m;
+    if (which != b->adapter->fixed) block_add(b->params, layer, len, true);
 }
 
 void params_of_adapter(Params *out, const ModelConfig *c, const Adapter *adapter, Arena *a)

@@ -62,7 +62,7 @@ static Result files_note(Json *o, const Recipe *r)
     return folder_note(result, r->result);
 }
 
-Result record_end(const TrainJob *job, const TrainState *s, unsigned threads)
+Result record_end(const TrainJob *job, const TrainState *s, Division d)
 {
     const Recipe *r = job->recipe;
     const TrainOptions *t = job->options;
@@ -72,7 +72,8 @@ Result record_end(const TrainJob *job, const TrainState *s, unsigned threads)
     json_put(o, "version", json_of_text(t->version ? t->version : ""));
     if (t->commit && *t->commit) json_put(o, "commit", json_of_text(t->commit));
     json_put(o, "seed", json_of_uint(r->seed));
-    json_put(o, "threads", json_of_uint(threads));
+    json_put(o, "threads", json_of_uint(d.threads));
+    json_put(o, "ranks", json_of_uint(d.ranks));
     json_put(o, "parameters", json_of_uint(s->total));
     json_put(o, "steps", json_of_uint(s->step));
     json_put(o, "tokens", json_of_uint(s->tokens));

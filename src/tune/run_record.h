@@ -10,7 +10,7 @@
 /* A new run copies its recipe; a resumed one refuses another recipe than the copy. */
 CHECKED Result record_begin(const Recipe *r, bool resumed);
 /* run.json, of a run that is over. */
-CHECKED Result record_end(const TrainJob *job, const TrainState *s, unsigned threads);
+CHECKED Result record_end(const TrainJob *job, const TrainState *s, Division d);
 /* Draws the train_loss and valid_loss of a loss.csv over its steps. */
 CHECKED Result curve_draw(const char *csv_path, const char *svg_path);
 

@@ -1,5 +1,6 @@
 /* train.c - `marill train`: every weight of a model from a recipe. */
 #include "model/layers.h"
+#include "tune/ranks.h"
 #include "tune/train.h"
 
 #include <string.h>
@@ -58,7 +59,7 @@ static Result shape_find(WholeRun *run, Model *old)
 /* The vocabulary of a new tokenizer comes from the training part of what is learned as plain text; a run that goes on has it. */
 static Result vocabulary_make(const Recipe *r, const Progress *p)
 {
-    if (!r->vocab || file_exists(r->tokenizer)) return OK;
+    if (!r->vocab || !ranks_lead() || file_exists(r->tokenizer)) return OK;
     progress(p, "making a vocabulary of %u pieces", r->vocab);
     Buffer text = {0};
     Result made = data_text(&text, r->sources, r->source_count, r->seed);
@@ -72,7 +73,9 @@ static Result whole_run(WholeRun *run, Model *old, const char *path, const Train
 {
     Recipe *r = &run->recipe;
     GUARD(recipe_read(r, path, RECIPE_TRAIN));
+    double met = 1;
     GUARD(vocabulary_make(r, o->progress));
+    GUARD(ranks_add(&met, 1));                 // all read what rank 0 has written
     GUARD(tokenizer_load(&run->tokenizer, r->tokenizer));
     GUARD(shape_find(run, old));
     const ModelConfig *c = &run->model.config;
@@ -90,7 +93,7 @@ static Result whole_run(WholeRun *run, Model *old, const char *path, const Train
     return train_loop(&job);
 }
 
-Result train_run(const char *recipe_path, const TrainOptions *o)
+static Result train_one(const char *recipe_path, const TrainOptions *o)
 {
     WholeRun run = {0};
     Model old = {0};
@@ -103,3 +106,5 @@ Result train_run(const char *recipe_path, const TrainOptions *o)
     arena_free(&run.arena);
     return r;
 }
+
+Result train_run(const char *recipe_path, const TrainOptions *o) { return ranks_run(recipe_path, o, train_one); }

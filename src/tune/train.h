@@ -24,7 +24,8 @@
 // ---- parameters ------------------------------------------------------------------------------------------------------
 
 /* All parameters lie in one array; gradients and moments have the same layout. */
-typedef struct ParamBlock { size_t at, len; bool decay; } ParamBlock;      // decay: the weights of products, not norms or embeddings
+enum { PARAM_OUTSIDE = UINT32_MAX };           // the layer of embedding, head and final norm
+typedef struct ParamBlock { size_t at, len; uint32_t layer; bool decay; } ParamBlock;     // decay: the weights of products, not norms or embeddings
 
 typedef struct Params {
     ParamBlock *block;                         // in order, without gaps
@@ -33,7 +34,12 @@ typedef struct Params {
 
 /* Where each gradient lies: a view of an array of params.total floats. NULL where a tensor is no parameter. */
 typedef struct LayerGrads { float *attn_norm, *ffn_norm, *mat[MAT_COUNT], *a[MAT_COUNT], *b[MAT_COUNT]; } LayerGrads;
-typedef struct Grads { float *embed, *head, *final_norm; LayerGrads *layer; } Grads;
+typedef struct Grads {
+    float *embed, *head, *final_norm;
+    LayerGrads *layer;
+    void (*left)(void *ctx, uint32_t layer);   // called when a pack has added all that it has to the layer's gradients; may be NULL
+    void *ctx;
+} Grads;
 
 /* The layout of a whole model, of the layers from `first` on, and of the factors that an adapter has: a factor A that matrices
  * share is there once, a fixed factor not at all. */
@@ -160,6 +166,8 @@ typedef struct TrainJob {
     Variant *variant;                          // net->variant, whose norm_mix the loop moves; may be NULL
 } TrainJob;
 CHECKED Result train_loop(const TrainJob *job);
+/* Runs work(recipe_path, o) as one of the ranks that the launcher started, or alone; rank 0 alone tells of progress. */
+CHECKED Result ranks_run(const char *recipe_path, const TrainOptions *o, Result (*work)(const char *recipe_path, const TrainOptions *o));
 CHECKED Result tokenizer_copy(const char *from, const char *folder);      // as FOLDER/tokenizer.model
 
 /* What a run needs to go on as if it had never stopped. Moments are arrays of `total`. */
@@ -172,8 +180,10 @@ typedef struct TrainState {
     float *values, *moment1, *moment2;
     size_t total;
 } TrainState;
-CHECKED Result checkpoint_write(const TrainState *s, const Recipe *r, unsigned threads, const char *path);
-/* Refuses a checkpoint of other parameters, another number of steps, another seed or another number of threads. */
-CHECKED Result checkpoint_read(TrainState *s, const Recipe *r, unsigned threads, const char *path);
+/* Into how many parts a batch is cut, and whose sums are added in what order. */
+typedef struct Division { unsigned threads, ranks; } Division;
+CHECKED Result checkpoint_write(const TrainState *s, const Recipe *r, Division d, const char *path);
+/* Refuses a checkpoint of other parameters, another number of steps, another seed or another division. */
+CHECKED Result checkpoint_read(TrainState *s, const Recipe *r, Division d, const char *path);
 
 #endif

@@ -2,9 +2,15 @@
  *
  * The run folder has checkpoint.bin, loss.csv, what run_record.h lists, and the result folder: the parameters of the lowest
  * held-out loss so far, or of the last checkpoint. It is written before the checkpoint that knows of it, so a run that is killed
- * anywhere and resumed comes to the same files. A signal to stop is noticed between steps and ends the run with a checkpoint. */
+ * anywhere and resumed comes to the same files. A signal to stop is noticed between steps and ends the run with a checkpoint.
+ *
+ * With several ranks, rank 0 writes the files and the others follow; a batch is cut into as many shares as all ranks have threads.
+ * A launcher that loses a rank sends the others the signal to stop and kills them soon after. They cannot finish the step at hand,
+ * so rank 0, whose parameters are still those of the step before, saves these at once. */
 #include "tune/cut_cache.h"
 #include "tune/dropout.h"
+#include "tune/grad_buckets.h"
+#include "tune/ranks.h"
 #include "tune/run_record.h"
 #include "tune/train.h"
 
@@ -15,6 +21,7 @@
 #include <string.h>
 
 enum { PACK_ROWS = 512, CSV_LIMIT = 1 << 28 };
+static const double lead_waits = 0.2, others_wait = 60;        // seconds that a rank waits for others after a signal to stop
 static const char csv_head[] = "step,tokens,lr,train_loss,valid_loss,tokens_per_s\n";
 
 // One thread's share of a batch, and what it computes of it.
@@ -27,6 +34,8 @@ typedef struct Share {
     size_t count;
     Teacher *teacher;                          // NULL: none
     Losses losses;
+    GradBuckets *buckets;                      // NULL: this rank is the only one
+    unsigned index;                            // of the share
 } Share;
 
 typedef struct Loop {
@@ -40,6 +49,10 @@ typedef struct Loop {
     float **grad_values;                       // (threads)
     Objective objective;                       // of the batch at hand
     bool learning;                             // else validating
+    bool stop;                                 // all ranks know that one of them was asked to
+    double asked;                              // when a rank that waits was first seen to be asked; 0: it was not
+    uint64_t rescued;                          // the step whose parameters were saved since others do not answer; 0: none
+    GradBuckets buckets;
     const Sample *batch;                       // whose cuts are, where they are kept,
     const float **cut;                         // (samples of the batch); NULL: none is known
     float **fresh;                             // (fresh_count) places in the cache to fill
@@ -150,17 +163,61 @@ static Result valid_load(Loop *l)
 
 // ---- steps -----------------------------------------------------------------------------------------------------------
 
-/* Cuts samples into consecutive shares of about the same number of rows. */
+/* Cuts samples into consecutive shares of about the same number of rows, of which this rank's are kept. */
 static void shares_cut(Loop *l, const Sample *samples, size_t count)
 {
+    unsigned shares = l->threads * ranks_count(), first = l->threads * ranks_index();
     size_t total = 0, rows = 0, at = 0;
     for (size_t i = 0; i < count; i++) total += sample_rows(&samples[i]);
-    for (unsigned w = 0; w < l->threads; w++) {
-        size_t begin = at, until = total * (w + 1) / l->threads;
-        for (; at < count && (rows + sample_rows(&samples[at]) / 2 < until || w + 1 == l->threads); at++) rows += sample_rows(&samples[at]);
-        l->share[w].samples = samples + begin;
-        l->share[w].count = at - begin;
+    for (unsigned w = 0; w < shares; w++) {
+        size_t begin = at, until = total * (w + 1) / shares;
+        for (; at < count && (rows + sample_rows(&samples[at]) / 2 < until || w + 1 == shares); at++) rows += sample_rows(&samples[at]);
+        if (w < first || w - first >= l->threads) continue;
+        l->share[w - first].samples = samples + begin;
+        l->share[w - first].count = at - begin;
     }
+}
+
+static bool keeps_best(const Loop *l)
+{
+    return l->job->recipe->keep == KEEP_BEST && l->job->recipe->eval_every && l->valid.count;
+}
+
+static Division division_of(const Loop *l)
+{
+    return (Division){l->threads, ranks_count()};
+}
+
+/* The result is written first: a checkpoint never knows of a better one than the folder has. */
+static Result state_write(const Loop *l)
+{
+    const TrainJob *j = l->job;
+    if (!keeps_best(l)) GUARD(j->save(j->ctx));
+    return checkpoint_write(&l->state, j->recipe, division_of(l), l->checkpoint_path);
+}
+
+/* Saves the step before the one at hand, whose gradients are on their way. */
+static void state_rescue(Loop *l)
+{
+    if (l->rescued || !ranks_lead() || !l->learning || !l->state.step) return;
+    if (!failed(state_write(l))) l->rescued = l->state.step;
+}
+
+/* Asked while this rank waits for others. Once all know of the signal nobody is missing; a validation is waited for. */
+static bool loop_gives_up(void *ctx)
+{
+    Loop *l = ctx;
+    if (!stop_asked || l->stop || !l->learning) return false;
+    if (l->asked <= 0) l->asked = clock_seconds();
+    if (clock_seconds() - l->asked < (ranks_lead() ? lead_waits : others_wait)) return false;
+    state_rescue(l);
+    return true;
+}
+
+static void layer_left(void *ctx, uint32_t layer)
+{
+    const Share *s = ctx;
+    buckets_leave(s->buckets, s->index, layer);
 }
 
 static void share_run(void *ctx, size_t begin, size_t end)
@@ -176,6 +233,8 @@ static void share_run(void *ctx, size_t begin, size_t end)
         for (size_t done = 0, taken; done < s->count; done += taken) {
             size_t first = (size_t)(s->samples - l->batch) + done;
             taken = pack_fill(s->pack, l->pack_rows, s->samples + done, s->count - done);
+            s->grads.left = s->buckets && done + taken == s->count ? layer_left : NULL;
+            if (s->buckets && w == 0 && stop_asked) state_rescue(l);
             for (size_t i = 0; i < s->pack->samples; i++) {
                 size_t sample = first + s->pack->source[i];
                 if (l->learning && n->dropout > 0) s->pack->noise[i] = noise_of(l->job->recipe->seed, l->state.step, sample);
@@ -185,6 +244,7 @@ static void share_run(void *ctx, size_t begin, size_t end)
             s->losses.labels += more.labels, s->losses.logits += more.logits;
             s->losses.hidden += more.hidden, s->losses.row_bound += more.row_bound;
         }
+        if (l->learning && s->buckets) buckets_leave_all(s->buckets, s->index);
     }
 }
 
@@ -196,7 +256,7 @@ static void cuts_run(void *ctx, size_t begin, size_t end)              // thread
             net_cut(l->job->net, l->share[w].scratch, l->fresh[i], l->fresh_sample[i]->tokens, l->fresh_sample[i]->len - 1);
 }
 
-/* Finds the cuts of a batch, and computes those that will be kept. */
+/* Finds the cuts of this rank's part of a batch, and computes those that will be kept. */
 static void cuts_find(Loop *l, const Sample *samples, size_t count)
 {
     l->cut = NULL, l->fresh_count = 0;
@@ -204,7 +264,9 @@ static void cuts_find(Loop *l, const Sample *samples, size_t count)
     l->cut = arena_new(&l->step_arena, const float *, count);
     l->fresh = arena_new(&l->step_arena, float *, count);
     l->fresh_sample = arena_new(&l->step_arena, const Sample *, count);
-    for (size_t i = 0; i < count; i++) {
+    const Share *last = &l->share[l->threads - 1];
+    size_t end = (size_t)(last->samples - samples) + last->count;
+    for (size_t i = (size_t)(l->share[0].samples - samples); i < end; i++) {
         bool fresh;
         float *place = cut_cache_place(&l->cache, &samples[i], &fresh);
         l->cut[i] = place;
@@ -227,9 +289,24 @@ static Objective objective_of(const Loop *l, size_t rows, size_t learned)
     return o;
 }
 
+/* Adds up what the shares computed, at all ranks; whether a rank was asked to stop goes with it. */
+static Result losses_add(Loop *l, Losses *sum)
+{
+    double all[5] = {[4] = stop_asked};
+    for (unsigned w = 0; w < l->threads; w++) {
+        const Losses *s = &l->share[w].losses;
+        all[0] += s->labels, all[1] += s->logits, all[2] += s->hidden, all[3] += s->row_bound;
+    }
+    GUARD(ranks_sum_wait());
+    GUARD(ranks_add(all, 5));
+    if (l->learning) l->stop = all[4] > 0;
+    *sum = (Losses){all[0], all[1], all[2], all[3]};
+    return OK;
+}
+
 /* The objective over the samples, which is their mean cross-entropy in nats where nothing else is learned from or where it is
- * held-out ones; with `learning` the gradients in the shares. */
-static double samples_run(Loop *l, const Sample *samples, size_t count, bool learning)
+ * held-out ones; with `learning` the gradients in the shares, or, with several ranks, their sum in the first. */
+static Result samples_run(Loop *l, double *out, const Sample *samples, size_t count, bool learning)
 {
     size_t learned = samples_learned(samples, count), rows = 0;
     for (size_t i = 0; i < count; i++) rows += sample_rows(&samples[i]);
@@ -237,18 +314,17 @@ static double samples_run(Loop *l, const Sample *samples, size_t count, bool lea
     Losses sum = {0};
     l->learning = learning, l->batch = samples;
     l->objective = objective_of(l, rows, learned);
-    cuts_find(l, samples, count);
     shares_cut(l, samples, count);
+    cuts_find(l, samples, count);
+    if (learning && ranks_count() > 1) buckets_begin(&l->buckets);
     parallel_for(l->threads, 1, share_run, l);
     arena_rollback(&l->step_arena, mark);
-    for (unsigned w = 0; w < l->threads; w++) {
-        const Losses *s = &l->share[w].losses;
-        sum.labels += s->labels, sum.logits += s->logits, sum.hidden += s->hidden, sum.row_bound += s->row_bound;
-    }
-    if (!learning) return learned ? sum.labels / (double)learned : 0;
+    GUARD(losses_add(l, &sum));
     const Objective *o = &l->objective;
-    return (double)o->labels * sum.labels + (double)o->logits * sum.logits + (double)o->hidden * sum.hidden +
+    if (!learning) *out = learned ? sum.labels / (double)learned : 0;
+    else *out = (double)o->labels * sum.labels + (double)o->logits * sum.logits + (double)o->hidden * sum.hidden +
            (double)o->row_bound * (double)l->job->net->row_weight * sum.row_bound;
+    return OK;
 }
 
 /* Norms become constants over the first share of the steps. */
@@ -276,9 +352,10 @@ static Result step_run(Loop *l)
     }
     const Sample *batch = l->set.sample + s->sample;
     norms_anneal(l);
-    double loss = samples_run(l, batch, count, true);
+    double loss;
+    GUARD(samples_run(l, &loss, batch, count, true));
     float *grads = l->grad_values[0];
-    double norm = grads_sum(grads, l->grad_values, l->threads, s->total);
+    double norm = grads_sum(grads, l->grad_values, ranks_count() > 1 ? 1 : l->threads, s->total);
     if (!isfinite(loss) || !isfinite(norm))
         return fail(FAIL_DATA, "the loss is no longer a number at step %llu: try a lower learning_rate", (unsigned long long)s->step + 1);
     if (r->clip > 0 && norm > r->clip) grads_scale(grads, s->total, (float)(r->clip / norm));
@@ -330,6 +407,7 @@ static Result row_write(Loop *l, double valid)
     const Recipe *r = l->job->recipe;
     TrainState *s = &l->state;
     if (!l->loss_steps && valid < 0) return OK;
+    if (!ranks_lead()) return OK;
     double now = clock_seconds(), spent = now - l->since, rate = spent > 0 ? (double)l->loss_tokens / spent : 0;
     double train = l->loss_steps ? l->loss_sum / (double)l->loss_steps : 0;
     s->seconds += spent;
@@ -345,17 +423,30 @@ static Result row_write(Loop *l, double valid)
     return OK;
 }
 
-static bool keeps_best(const Loop *l)
+/* All ranks go on from rank 0's state, so that no difference between their processors grows, and a resumed run is the same. */
+static Result state_spread(Loop *l)
 {
-    return l->job->recipe->keep == KEEP_BEST && l->job->recipe->eval_every && l->valid.count;
+    TrainState *s = &l->state;
+    size_t bytes = s->total * sizeof *s->values;
+    float *const own[3] = {s->values, s->moment1, s->moment2};
+    GUARD(ranks_copy(s, sizeof *s));
+    s->values = own[0], s->moment1 = own[1], s->moment2 = own[2];
+    for (int i = 0; i < 3; i++) GUARD(ranks_copy(own[i], bytes));
+    return OK;
 }
 
-/* The result is written first: a checkpoint never knows of a better one than the folder has. */
+/* Nobody leaves before it is written: the launcher would end the others. */
 static Result checkpoint_save(Loop *l)
 {
-    const TrainJob *j = l->job;
-    if (!keeps_best(l)) GUARD(j->save(j->ctx));
-    return checkpoint_write(&l->state, j->recipe, l->threads, l->checkpoint_path);
+    double met = 1;
+    GUARD(state_spread(l));
+    if (ranks_lead()) GUARD(state_write(l));
+    return ranks_add(&met, 1);
+}
+
+static Result result_save(Loop *l)
+{
+    return ranks_lead() ? l->job->save(l->job->ctx) : OK;
 }
 
 /* Judges the parameters at hand by held-out loss. While norms are on their way to constants they are not yet a result. */
@@ -363,14 +454,14 @@ static Result step_judge(Loop *l, double *valid)
 {
     const TrainJob *j = l->job;
     TrainState *s = &l->state;
-    *valid = samples_run(l, l->valid.sample, l->valid.count, false);
+    GUARD(samples_run(l, valid, l->valid.sample, l->valid.count, false));
     if (j->variant && j->variant->norm && j->variant->norm_mix < 1) return OK;
     if (s->best_step && *valid >= s->best_loss) {
         s->stale++;
         return OK;
     }
     s->best_loss = *valid, s->best_step = s->step, s->stale = 0;
-    return keeps_best(l) ? j->save(j->ctx) : OK;
+    return keeps_best(l) ? result_save(l) : OK;
 }
 
 // ---- the run ---------------------------------------------------------------------------------------------------------
@@ -416,7 +507,10 @@ static void shares_new(Loop *l)
         if (j->layers_only) params_bind_layer_grads(&s->grads, c, j->net->first, s->grad_values, &l->arena);
         else params_bind_grads(&s->grads, c, j->net->adapter, s->grad_values, &l->arena);
         if (j->teacher) s->teacher = teacher_new(j->teacher, j->net->rope, j->net->first, shares_cut, l->pack_rows, &l->arena);
+        s->index = w, s->grads.ctx = s;
+        if (ranks_count() > 1) s->buckets = &l->buckets;
     }
+    if (ranks_count() > 1) buckets_make(&l->buckets, j->params, l->grad_values, l->threads, &l->arena);
     l->state.total = j->params->total;
     l->state.values = j->values;
     l->state.moment1 = arena_new(&l->arena, float, j->params->total);
@@ -435,7 +529,8 @@ static Result plan_make(Loop *l)
     }
     cache_start(l, batches);
     const Progress *p = l->job->options->progress;
-    progress(p, "%zu parameters; %u steps on %u threads", l->job->params->total, r->steps, l->threads);
+    if (ranks_count() > 1) progress(p, "%u ranks, each of %u threads", ranks_count(), l->threads);
+    progress(p, "%zu parameters; %u steps on %u threads", l->job->params->total, r->steps, l->threads * ranks_count());
     progress(p, "an epoch: %zu samples, %llu tokens, %llu batches; held out: %zu samples", l->set.count,
              (unsigned long long)l->set.tokens, (unsigned long long)batches, l->valid.count);
     size_t long_ones = l->set.too_long + l->valid.too_long;
@@ -443,22 +538,38 @@ static Result plan_make(Loop *l)
     return OK;
 }
 
-static Result start_or_resume(Loop *l)
+static Result folder_take(Loop *l)
 {
     const Recipe *r = l->job->recipe;
-    bool there = file_exists(l->checkpoint_path);
-    if (!l->job->options->resume) {
-        if (there) return fail(FAIL_USE, "%s is there already: resume that run, or give another folder as 'out'", l->checkpoint_path);
-        GUARD(record_begin(r, false));
-        return csv_open(l);
-    }
-    if (!there) return fail(FAIL_USE, "%s is absent: there is no run to resume", l->checkpoint_path);
-    GUARD(record_begin(r, true));
-    GUARD(checkpoint_read(&l->state, r, l->threads, l->checkpoint_path));
+    GUARD(folder_make(r->out, 0755));
+    bool there = file_exists(l->checkpoint_path), resume = l->job->options->resume;
+    if (there && !resume) return fail(FAIL_USE, "%s is there already: resume that run, or give another folder as 'out'", l->checkpoint_path);
+    if (!there && resume) return fail(FAIL_USE, "%s is absent: there is no run to resume", l->checkpoint_path);
+    GUARD(record_begin(r, resume));
+    return resume ? checkpoint_read(&l->state, r, division_of(l), l->checkpoint_path) : OK;
+}
+
+static Result start_or_resume(Loop *l)
+{
+    if (ranks_lead()) GUARD(folder_take(l));
+    GUARD(state_spread(l));
     if (l->state.epoch) GUARD(epoch_load(l));
     if (l->state.sample > l->set.count) return fail(FAIL_DATA, "%s: made with other data", l->checkpoint_path);
-    progress(l->job->options->progress, "resumed at step %llu", (unsigned long long)l->state.step);
-    return csv_open(l);
+    if (l->job->options->resume) progress(l->job->options->progress, "resumed at step %llu", (unsigned long long)l->state.step);
+    return ranks_lead() ? csv_open(l) : OK;
+}
+
+/* What all ranks must have in common, or they would follow different samples. */
+static Result ranks_compare(const Loop *l)
+{
+    const Recipe *r = l->job->recipe;
+    uint64_t data[4] = {l->set.count, l->set.tokens, l->valid.count, l->job->params->total}, sum = 0;
+    for (size_t i = 0; i < l->set.count; i++)
+        for (uint32_t t = 0; t < l->set.sample[i].len; t++) sum = (sum ^ (uint64_t)l->set.sample[i].tokens[t]) * 0x100000001B3u;
+    GUARD(ranks_same(&l->threads, sizeof l->threads, "their number of threads"));
+    GUARD(ranks_same(r->text.data, r->text.len, "the recipe"));
+    GUARD(ranks_same(data, sizeof data, "the size of model and data"));
+    return ranks_same(&sum, sizeof sum, "the data");
 }
 
 static bool due(uint64_t step, uint32_t every, uint32_t steps)
@@ -479,7 +590,7 @@ static Result loop_steps(Loop *l)
     l->since = clock_seconds();
     while (!over(l)) {
         GUARD(step_run(l));
-        bool stop = stop_asked, judge = r->eval_every && l->valid.count && due(s->step, r->eval_every, r->steps);
+        bool stop = l->stop, judge = r->eval_every && l->valid.count && due(s->step, r->eval_every, r->steps);
         double valid = -1;
         if (judge) GUARD(step_judge(l, &valid));
         bool save = due(s->step, r->checkpoint_every, r->steps) || stop || over(l);
@@ -490,7 +601,7 @@ static Result loop_steps(Loop *l)
             return fail(FAIL_SYSTEM, "stopped by a signal after step %llu of %u; --resume continues from its checkpoint",
                         (unsigned long long)s->step, r->steps);
     }
-    if (!keeps_best(l) || !s->best_step) return l->job->save(l->job->ctx);
+    if (!keeps_best(l) || !s->best_step) return result_save(l);
     progress(l->job->options->progress, "kept: step %llu, held out %.4f", (unsigned long long)s->best_step, s->best_loss);
     return OK;
 }
@@ -502,7 +613,7 @@ static Result loop_close(Loop *l)
     l->csv = NULL;
     GUARD(r);
     GUARD(curve_draw(l->csv_path, arena_format(&l->arena, "%s/loss.svg", l->job->recipe->out)));
-    return record_end(l->job, &l->state, l->threads);
+    return record_end(l->job, &l->state, division_of(l));
 }
 
 static Result loop_run(Loop *l)
@@ -513,14 +624,19 @@ static Result loop_run(Loop *l)
     GUARD(plan_make(l));
     if (j->options->show) return data_show(&l->set, j->tokenizer, j->options->show);
     if (j->options->dry_run) return OK;
-    GUARD(folder_make(j->recipe->out, 0755));
+    GUARD(ranks_compare(l));
     shares_new(l);
     GUARD(start_or_resume(l));
     Signals old;
     signals_take(&old);
+    ranks_patience(loop_gives_up, l);
     Result r = loop_steps(l);
+    ranks_patience(NULL, NULL);
     signals_give_back(&old);
-    return failed(r) ? r : loop_close(l);
+    if (failed(r) && l->rescued)
+        return fail_in(r, "stopped within step %llu of %u, and step %llu is saved; --resume continues from there",
+                       (unsigned long long)l->rescued + 1, j->recipe->steps, (unsigned long long)l->rescued);
+    return failed(r) || !ranks_lead() ? r : loop_close(l);
 }
 
 Result train_loop(const TrainJob *job)
@@ -539,6 +655,17 @@ Result train_loop(const TrainJob *job)
     arena_free(&l.step_arena);
     if (l.caching) cut_cache_free(&l.cache);
     return result;
+}
+
+Result ranks_run(const char *recipe_path, const TrainOptions *o, Result (*work)(const char *recipe_path, const TrainOptions *o))
+{
+    GUARD(ranks_start());
+    TrainOptions own = *o;
+    if (!ranks_lead()) own.progress = NULL;
+    Result r = work(recipe_path, &own);
+    if (failed(r)) return ranks_lead() ? r : fail_in(r, "rank %u", ranks_index());
+    ranks_end();
+    return OK;
 }
 
 Result tokenizer_copy(const char *from, const char *folder)

@@ -424,6 +424,7 @@ Losses net_learn(const Net *net, NetScratch *s, const Pack *p, const Objective *
         if (o->hidden > 0)
             sum.hidden += hidden_error(o->teacher, grads ? s->d_x : NULL, residual_after(n, s, l), l, p->rows, o->hidden);
         if (grads) layer_backward(n, s, l, &grads->layer[l], p, row_weight);
+        if (grads && grads->left) grads->left(grads->ctx, l);
     }
     if (!grads || !grads->embed) return sum;
     for (size_t r = 0; r < p->rows; r++) {

@@ -3,13 +3,13 @@
  * A checkpoint is a header of integers, the parameters and both moments, and a checksum over all of it; it is written
  * beside the old one and renamed over it. There is no random state: the order of the samples follows from (seed, epoch), what
  * dropout drops from (seed, step, sample).
- * The number of threads is part of it because gradients are summed thread by thread. */
+ * The numbers of threads and ranks are part of it because gradients are summed thread by thread and rank by rank. */
 #include "tune/train.h"
 
 #include <string.h>
 
-static const char magic[8] = "MARTRN02";
-static const size_t header_size = 8 + 4 * 4 + 9 * 8;
+static const char magic[8] = "MARTRN03";
+static const size_t header_size = 8 + 5 * 4 + 9 * 8;
 
 static uint64_t checksum(const uint8_t *data, size_t len)              // FNV-1a over 64-bit words: against damage, not malice
 {
@@ -22,7 +22,7 @@ static uint64_t checksum(const uint8_t *data, size_t len)              // FNV-1a
     return sum;
 }
 
-Result checkpoint_write(const TrainState *s, const Recipe *r, unsigned threads, const char *path)
+Result checkpoint_write(const TrainState *s, const Recipe *r, Division d, const char *path)
 {
     Buffer b = {0};
     size_t bytes = s->total * sizeof(float);
@@ -33,7 +33,8 @@ Result checkpoint_write(const TrainState *s, const Recipe *r, unsigned threads, 
     buffer_u32(&b, r->seed);
     buffer_u32(&b, r->steps);
     buffer_u32(&b, r->batch_tokens);
-    buffer_u32(&b, threads);
+    buffer_u32(&b, d.threads);
+    buffer_u32(&b, d.ranks);
     buffer_u64(&b, s->total);
     buffer_u64(&b, s->step);
     buffer_u64(&b, s->epoch);
@@ -55,20 +56,21 @@ Result checkpoint_write(const TrainState *s, const Recipe *r, unsigned threads, 
 static Result same(uint64_t here, uint64_t there, const char *what)
 {
     if (here == there) return OK;
-    return fail(FAIL_DATA, "the checkpoint has %s %llu, the recipe %llu", what, (unsigned long long)there, (unsigned long long)here);
+    return fail(FAIL_DATA, "the checkpoint has %s %llu, this run %llu", what, (unsigned long long)there, (unsigned long long)here);
 }
 
-static Result header_read(Cursor *c, TrainState *s, const Recipe *r, unsigned threads)
+static Result header_read(Cursor *c, TrainState *s, const Recipe *r, Division d)
 {
     const uint8_t *mark;
-    uint32_t seed, steps, batch, threads_then;
+    uint32_t seed, steps, batch, threads, ranks;
     uint64_t total, milliseconds, best;
     GUARD(cursor_take(c, &mark, sizeof magic));
     if (memcmp(mark, magic, sizeof magic)) return fail(FAIL_DATA, "not a checkpoint");
     GUARD(cursor_u32(c, &seed));
     GUARD(cursor_u32(c, &steps));
     GUARD(cursor_u32(c, &batch));
-    GUARD(cursor_u32(c, &threads_then));
+    GUARD(cursor_u32(c, &threads));
+    GUARD(cursor_u32(c, &ranks));
     GUARD(cursor_u64(c, &total));
     GUARD(cursor_u64(c, &s->step));
     GUARD(cursor_u64(c, &s->epoch));
@@ -83,17 +85,18 @@ static Result header_read(Cursor *c, TrainState *s, const Recipe *r, unsigned th
     GUARD(same(r->seed, seed, "seed"));
     GUARD(same(r->steps, steps, "steps"));
     GUARD(same(r->batch_tokens, batch, "batch_tokens"));
-    GUARD(same(threads, threads_then, "threads"));
+    GUARD(same(d.threads, threads, "threads"));
+    GUARD(same(d.ranks, ranks, "ranks"));
     return same(s->total, total, "parameters");
 }
 
-static Result body_read(const FileMap *m, TrainState *s, const Recipe *r, unsigned threads)
+static Result body_read(const FileMap *m, TrainState *s, const Recipe *r, Division d)
 {
     Cursor c = {m->data, m->len, 0, "checkpoint"};
     const uint8_t *array;
     uint64_t sum;
     size_t bytes = s->total * sizeof(float);
-    GUARD(header_read(&c, s, r, threads));
+    GUARD(header_read(&c, s, r, d));
     GUARD(cursor_take(&c, &array, bytes));
     memcpy(s->values, array, bytes);
     GUARD(cursor_take(&c, &array, bytes));
@@ -106,11 +109,11 @@ static Result body_read(const FileMap *m, TrainState *s, const Recipe *r, unsign
     return cursor_end(&c);
 }
 
-Result checkpoint_read(TrainState *s, const Recipe *r, unsigned threads, const char *path)
+Result checkpoint_read(TrainState *s, const Recipe *r, Division d, const char *path)
 {
     FileMap m;
     GUARD(file_map(&m, path));
-    Result result = body_read(&m, s, r, threads);
+    Result result = body_read(&m, s, r, d);
     file_unmap(&m);
     return failed(result) ? fail_in(result, "%s", path) : OK;
 }

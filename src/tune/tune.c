@@ -159,7 +159,7 @@ static Result tuning_run(TuneRun *run, const char *path, const TrainOptions *o)
     return train_loop(&job);
 }
 
-Result tune_run(const char *recipe_path, const TrainOptions *o)
+static Result tune_one(const char *recipe_path, const TrainOptions *o)
 {
     TuneRun run = {0};
     arena_init(&run.arena, false);
@@ -177,3 +177,5 @@ Result tune_run(const char *recipe_path, const TrainOptions *o)
     arena_free(&run.arena);
     return r;
 }
+
+Result tune_run(const char *recipe_path, const TrainOptions *o) { return ranks_run(recipe_path, o, tune_one); }

@@ -20,7 +20,7 @@ typedef struct SampleView {
 
 /* `marill train` and `marill tune`: reads a YAML recipe (docs/recipes.md lists every field), writes the run folder it
  * names: checkpoints, loss.csv, run.json, and at the end the model or adapter folder. `resume` continues from the last checkpoint
- * with exactly the weights an uninterrupted run would have. */
+ * with exactly the weights an uninterrupted run would have. Under mpirun all its processes train one model (docs/fine-tuning.md). */
 typedef struct TrainOptions {
     bool resume, dry_run;
     unsigned threads;                          // 0: the recipe's
