@@ -32,6 +32,11 @@ static Result plan_chosen(Plan *p, const ModelConfig *c, const uint8_t *h)
     PlanOptions o = {.context = c->context, .frozen = h[8] % c->layers, .prefer = h[9] & 1 ? PREFER_BYTES : PREFER_EXCHANGES,
                      .private_part = h[9] & 2 || c->arch == ARCH_GPT2 ? PRIVATE_LAYERS : PRIVATE_LORA, .weight_bits = h[9] & 4 ? 8 : 16,
                      .variant.heads.size = h[9] & 8 ? h[10] : 0, .prefix_len = h[9] & 16 ? h[10] : 0};
+    static float ones[2 * 64], zeros[64 * 1024];
+    for (size_t i = 0; i < sizeof ones / sizeof *ones; i++) ones[i] = 1;
+    if (h[12] & 1) o.variant.norm = ones, o.variant.norm_mix = 1;
+    if (h[12] & 2) o.variant.row_bound = zeros;
+    o.variant.side_by_side = h[12] & 4;
     return plan_assume(p, c, &o, o.private_part == PRIVATE_LORA && h[9] & 32 ? 1 + h[11] : 0);
 }
 

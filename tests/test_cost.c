@@ -12,8 +12,9 @@ typedef struct Line {
     size_t rows;
     bool layers;
     uint32_t context, merge;
-    struct { uint32_t kept; Activation activation; Softmax softmax; } more;
+    struct { uint32_t kept; Activation activation; Softmax softmax; unsigned faster; } more;
 } Line;
+enum { NORMS = 1, BOUNDS = 2, BESIDE = 4 };    // of faster: norms held, bounds of row maxima, halves side by side
 
 #define TAIL .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2
 #define SMALL {.width = 160, .layers = 8, .heads = 8, .kv_heads = 4, .head_dim = 16, .ffn = 448, .vocab = 2048, .context = 128, .tied = true, TAIL}
@@ -24,45 +25,63 @@ typedef struct Line {
 #define LAYERS(count) {.width = 4096, .layers = count, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008, .vocab = 8, .context = 2048, TAIL}
 
 static const Line lines[] = {
-    {"embedded, prefill of 12", SMALL, 4, 32, 0, 12, false, 128, 1, {0, 0, 0}},
-    {"embedded, token after 32", SMALL, 4, 32, 32, 1, false, 128, 1, {0, 0, 0}},
-    {"embedded, token after 127", SMALL, 4, 32, 127, 1, false, 128, 1, {0, 0, 0}},
-    {"llama2-7b, one layer and the head, token after 127", SEVEN, 0, 64, 127, 1, false, 128, 1, {0, 0, 0}},
-    {"gpt2-small, one layer, prefill of 128", GPT2, 0, 0, 0, 128, true, 128, 1, {0, 0, 0}},
-    {"gpt2-small, one layer, token after 127", GPT2, 0, 0, 127, 1, true, 128, 1, {0, 0, 0}},
-    {"llama2-7b, 32 layers, token after 127", LAYERS(32), 0, 64, 127, 1, true, 128, 1, {0, 0, 0}},
-    {"the same, planned for 2,048", LAYERS(32), 0, 64, 127, 1, true, 2048, 1, {0, 0, 0}},
-    {"the same, after 2,047", LAYERS(32), 0, 64, 2047, 1, true, 2048, 1, {0, 0, 0}},
-    {"llama2-7b, 16 layers merged by 4, token after 127", LAYERS(16), 0, 64, 127, 1, true, 128, 4, {0, 0, 0}},
-    {"the same, planned for 2,048", LAYERS(16), 0, 64, 127, 1, true, 2048, 4, {0, 0, 0}},
-    {"the same, after 2,047", LAYERS(16), 0, 64, 2047, 1, true, 2048, 4, {0, 0, 0}},
-    {"gpt2-small, one layer, prefill of 128, 3 heads left", GPT2, 0, 0, 0, 128, true, 128, 1, {3, 0, 0}},
-    {"the same, all heads, ReLU", GPT2, 0, 0, 0, 128, true, 128, 1, {0, ACTIVATION_RELU, 0}},
-    {"the same, Quad", GPT2, 0, 0, 0, 128, true, 128, 1, {0, ACTIVATION_QUAD, 0}},
-    {"the same, GELU and 2Quad", GPT2, 0, 0, 0, 128, true, 128, 1, {0, 0, SOFTMAX_2QUAD}},
-    {"the same, GELU and 2ReLU", GPT2, 0, 0, 0, 128, true, 128, 1, {0, 0, SOFTMAX_2RELU}},
-    {"the same, Quad and 2Quad", GPT2, 0, 0, 0, 128, true, 128, 1, {0, ACTIVATION_QUAD, SOFTMAX_2QUAD}},
-    {"llama2-7b, 16 layers, token after 127, 8 heads left", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {8, 0, 0}},
-    {"the same, all heads, ReLU", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {0, ACTIVATION_RELU, 0}},
-    {"the same, Quad", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {0, ACTIVATION_QUAD, 0}},
-    {"the same, SiLU and 2Quad", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {0, 0, SOFTMAX_2QUAD}},
-    {"the same, SiLU and 2ReLU", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {0, 0, SOFTMAX_2RELU}},
-    {"the same, Quad and 2Quad", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {0, ACTIVATION_QUAD, SOFTMAX_2QUAD}}};
+    {"embedded, prefill of 12", SMALL, 4, 32, 0, 12, false, 128, 1, {.kept = 0}},
+    {"embedded, token after 32", SMALL, 4, 32, 32, 1, false, 128, 1, {.kept = 0}},
+    {"embedded, token after 127", SMALL, 4, 32, 127, 1, false, 128, 1, {.kept = 0}},
+    {"llama2-7b, one layer and the head, token after 127", SEVEN, 0, 64, 127, 1, false, 128, 1, {.kept = 0}},
+    {"gpt2-small, one layer, prefill of 128", GPT2, 0, 0, 0, 128, true, 128, 1, {.kept = 0}},
+    {"gpt2-small, one layer, token after 127", GPT2, 0, 0, 127, 1, true, 128, 1, {.kept = 0}},
+    {"llama2-7b, 32 layers, token after 127", LAYERS(32), 0, 64, 127, 1, true, 128, 1, {.kept = 0}},
+    {"the same, planned for 2,048", LAYERS(32), 0, 64, 127, 1, true, 2048, 1, {.kept = 0}},
+    {"the same, after 2,047", LAYERS(32), 0, 64, 2047, 1, true, 2048, 1, {.kept = 0}},
+    {"llama2-7b, 16 layers merged by 4, token after 127", LAYERS(16), 0, 64, 127, 1, true, 128, 4, {.kept = 0}},
+    {"the same, planned for 2,048", LAYERS(16), 0, 64, 127, 1, true, 2048, 4, {.kept = 0}},
+    {"the same, after 2,047", LAYERS(16), 0, 64, 2047, 1, true, 2048, 4, {.kept = 0}},
+    {"gpt2-small, one layer, prefill of 128, 3 heads left", GPT2, 0, 0, 0, 128, true, 128, 1, {.kept = 3}},
+    {"the same, all heads, ReLU", GPT2, 0, 0, 0, 128, true, 128, 1, {.activation = ACTIVATION_RELU}},
+    {"the same, Quad", GPT2, 0, 0, 0, 128, true, 128, 1, {.activation = ACTIVATION_QUAD}},
+    {"the same, GELU and 2Quad", GPT2, 0, 0, 0, 128, true, 128, 1, {.softmax = SOFTMAX_2QUAD}},
+    {"the same, GELU and 2ReLU", GPT2, 0, 0, 0, 128, true, 128, 1, {.softmax = SOFTMAX_2RELU}},
+    {"the same, Quad and 2Quad", GPT2, 0, 0, 0, 128, true, 128, 1, {.activation = ACTIVATION_QUAD, .softmax = SOFTMAX_2QUAD}},
+    {"llama2-7b, 16 layers, token after 127, 8 heads left", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {.kept = 8}},
+    {"the same, all heads, ReLU", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {.activation = ACTIVATION_RELU}},
+    {"the same, Quad", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {.activation = ACTIVATION_QUAD}},
+    {"the same, SiLU and 2Quad", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {.softmax = SOFTMAX_2QUAD}},
+    {"the same, SiLU and 2ReLU", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {.softmax = SOFTMAX_2RELU}},
+    {"the same, Quad and 2Quad", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {.activation = ACTIVATION_QUAD, .softmax = SOFTMAX_2QUAD}},
+    {"llama2-7b, 16 layers, token after 127, held norms", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {.faster = NORMS}},
+    {"the same, bounds of row maxima instead", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {.faster = BOUNDS}},
+    {"the same, halves side by side instead", LAYERS(16), 0, 64, 127, 1, true, 128, 1, {.faster = BESIDE}},
+    {"the same, all three, merged by 4", LAYERS(16), 0, 64, 127, 1, true, 128, 4, {.faster = NORMS | BOUNDS | BESIDE}},
+    {"gpt2-small, one layer, prefill of 128, all three", GPT2, 0, 0, 0, 128, true, 128, 1, {.faster = NORMS | BOUNDS | BESIDE}}};
+
+/* The same of lines that take exchanges out: see docs/protocols.md. */
+static uint64_t faster_saved(const Line *l, bool lean, bool private)
+{
+    unsigned beside = l->more.faster & BESIDE ? (lean ? 8 : 6) : 0, bounds = l->more.faster & BOUNDS ? 2 : 0;
+    if (!(l->more.faster & NORMS)) return beside + bounds;
+    if (!lean) return (beside ? 7 : 3) + bounds;
+    if (l->config.arch == ARCH_GPT2) return (beside ? 11 : 7) + bounds;
+    return (private ? 8U : 6U) + (beside ? 4U : 0U) + bounds;
+}
 
 /* Exchanges of a layer: what a line's variant saves of 18, or of 23. */
-static uint64_t exchanges_saved(const Line *l)
+static uint64_t exchanges_saved(const Line *l, bool lean, bool private)
 {
     bool gpt2 = l->config.arch == ARCH_GPT2;
     unsigned softmax = l->more.softmax == SOFTMAX_2QUAD ? 3 : l->more.softmax == SOFTMAX_2RELU ? 2 : 0;
-    return gpt2 + softmax + (gpt2 && l->more.activation == ACTIVATION_QUAD);
+    return faster_saved(l, lean, private) + gpt2 + softmax + (gpt2 && l->more.activation == ACTIVATION_QUAD);
 }
 
 static Variant line_variant(const Line *l)
 {
     static uint32_t order[32 * 8];
+    static float ones[2 * 32], zeros[32 * 32];
+    for (size_t i = 0; i < sizeof ones / sizeof *ones; i++) ones[i] = 1;
     for (uint32_t i = 0; l->more.kept && i < l->config.layers * l->more.kept; i++) order[i] = i % l->more.kept;
     return (Variant){.heads = {.size = l->merge, .order = l->more.kept ? order : NULL, .heads = l->more.kept}, .activation = l->more.activation,
-                     .softmax = l->more.softmax};
+                     .softmax = l->more.softmax, .norm = l->more.faster & NORMS ? ones : NULL, .norm_mix = (l->more.faster & NORMS) != 0,
+                     .row_bound = l->more.faster & BOUNDS ? zeros : NULL, .side_by_side = l->more.faster & BESIDE};
 }
 
 static void golden_compare(Buffer *table, const char *path)
@@ -94,7 +113,7 @@ TEST(bytes_and_exchanges_are_those_of_the_golden_table)
             if (line->layers) p.known = 0;
             if (line->layers) CHECK_OK(plan_cost_layers(&c, &p, &line->config, line->past, line->rows));
             else CHECK_OK(plan_cost(&c, &p, &line->config, line->past, line->rows, true));
-            CHECK_EQUAL(p.layers * ((k & 1 ? 23U : 18U) - exchanges_saved(line)) + (line->layers ? 0U : 5U), c.exchanges);
+            CHECK_EQUAL(p.layers * ((k & 1 ? 23U : 18U) - exchanges_saved(line, k & 1, k & 2)) + (line->layers ? 0U : 5U), c.exchanges);
             CHECK_EQUAL(0, c.bytes.third_to_client);
             buffer_format(&table, "%-52s %-9s %-7s %9llu %9llu %9llu %9llu\n", lines[i].name, k & 1 ? "bytes" : "exchanges", k & 2 ? "layers" : "lora",
                           (unsigned long long)c.exchanges, (unsigned long long)c.bytes.client_to_server, (unsigned long long)c.bytes.server_to_client,

@@ -25,12 +25,22 @@ static void make(Plan *p, Prefer prefer, Private private_part)
 
 /* Forms: fold or lean (bit 0), what is private (bit 1), GPT-2 with merged heads (4 and 5; all private), approximations
  * and pruned heads (from 6 on). */
-enum { FORMS = 8, MUTATIONS = 270 };
+enum { FORMS = 10, MUTATIONS = 270 };
 
 static const ModelConfig *make_form(Plan *p, int form)
 {
     static const uint32_t order[] = {2, 0, 3, 1, 0, 1, 2, 3};
     Prefer prefer = form & 1 ? PREFER_BYTES : PREFER_EXCHANGES;
+    if (form >= 8) {                           // held norms, bounds of row maxima, halves side by side
+        static const float ones[] = {1, 1, 1, 1}, zeros[8];
+        PlanOptions o = {.context = 40, .prefer = prefer,
+                         .variant = {.norm = ones, .norm_mix = 1, .row_bound = zeros, .side_by_side = true, .heads.size = 2}};
+        make(p, prefer, PRIVATE_LORA);
+        plan_free(p);
+        CHECK_OK(plan_assume(p, &shape, &o, 2));
+        CHECK(p->layer[0].row_slack > 0);
+        return &shape;
+    }
     if (form >= 6) {
         PlanOptions o = {.context = 40, .prefer = prefer, .variant = {.activation = form == 6 ? ACTIVATION_RELU : ACTIVATION_QUAD,
                          .softmax = form == 6 ? SOFTMAX_2QUAD : SOFTMAX_2RELU, .heads = {.size = 1, .order = order + 4, .heads = 1}}};
