@@ -142,7 +142,7 @@ static Attend *attend_new(Arena *a)
     fill(t->q, A_ROWS * A_Q, 2), fill(t->k, A_ROWS * A_K, 2), fill(t->v, A_ROWS * A_K, 1), fill(t->probe, A_ROWS * A_Q, 1);
     t->start[1] = 9, t->start[2] = A_ROWS;
     t->pack = (Pack){.rows = A_ROWS, .samples = 2, .start = t->start};
-    t->attention = (Attention){t->q, t->k, t->v, &t->pack, &tiny, variant_layer(NULL, &tiny, 0), 0, t->work};
+    t->attention = (Attention){t->q, t->k, t->v, &t->pack, &tiny, variant_layer(NULL, &tiny, 0), 0, NULL, 0, t->work};
     return t;
 }
 

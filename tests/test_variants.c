@@ -337,7 +337,8 @@ TEST(merged_heads_are_their_definition)
         for (Softmax softmax = SOFTMAX_EXP; softmax <= SOFTMAX_2RELU; softmax++) {
             Variant variant = {.heads = {.size = size, .order = pairs, .heads = 4}, .score_scale = 0.8f, .softmax = softmax,
                                .score_shift = 4, .row_bound = bounds};
-            Attention t = {q, k, v, &pack, &shape, variant_layer(&variant, &shape, 0), 0.3f, arena_new(&a, float, 2 * ATTENTION_BLOCK * ROWS)};
+            Attention t = {q, k, v, &pack, &shape, variant_layer(&variant, &shape, 0), 0.3f, NULL, 0,
+                           arena_new(&a, float, 2 * ATTENTION_BLOCK * ROWS)};
             double penalty = attention_forward(mixed, sums, &t), want = mixed_check(&t, mixed);
             CHECK_NEAR(1, penalty / want, 1e-4);
         }

@@ -312,6 +312,8 @@ static CHECKED Result calibrate(Plan *p, const Model *m, const Adapter *a, const
     Result r = biases_note(&w, &arena);
     if (!failed(r)) r = run_text(&w, tokens, count, &arena);
     if (!failed(r)) r = seen_check(p, w.seen);
+    double most_gate = o->silu_range > 0 ? gate_bound((int)ceil(log2(o->silu_range)), o->variant.cells ? o->variant.cells : 256) : INFINITY;
+    for (uint32_t l = 0; !failed(r) && l < p->layers; l++) w.seen->layer[l].gate = fmin(w.seen->layer[l].gate, most_gate);
     w.seen->cells = cell_bits(o->variant.cells);
     if (!failed(r)) r = plan_fit(p, w.seen, c, m);
     arena_free(&arena);

@@ -602,7 +602,7 @@ Result plan_fit(Plan *p, const PlanSeen *seen, const ModelConfig *c, const Model
     return OK;
 }
 
-double gate_bound(int range, int32_t cells) { return ldexp(1, range) / (table_margin * silu_rim(cell_bits((uint32_t)cells))); }
+double gate_bound(int range, uint32_t cells) { return ldexp(1 - 1e-6, range) / (table_margin * silu_rim(cell_bits(cells))); }
 
 int cell_bits(uint32_t cells)
 {

@@ -84,7 +84,7 @@ typedef struct PlanSeen {
     int cells;                                 // bits of the cells wished for SiLU or GELU; 0: none are
 } PlanSeen;
 /* The largest gate that has its margin in a table of 2^range to either side. */
-double gate_bound(int range, int32_t cells);
+double gate_bound(int range, uint32_t cells);
 int cell_bits(uint32_t cells);                 // log2 of a power of two; 0 of 0
 /* What the options and the shape settle: all but ranges, widths, tables, rank and adapted. Fails on what they contradict. */
 CHECKED Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o);

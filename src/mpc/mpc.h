@@ -212,8 +212,8 @@ typedef struct Table Table;                    // bit-identical on every machine
 Table *table_new(const LookupSpec *s, Arena *a);
 const LookupSpec *table_spec(const Table *t);
 void table_hash(const Table *t, Hash *h);
-/* The table in floats, for who emulates lookups. line (2^k, 2^(t-k), 2): constant and slope of each low part l^ and cell h (rank 1:
- * slope 0). low (2^k): what a mask's low part p multiplies the slope by (rank 1: the constant). */
+/* The table in floats, for who emulates lookups. line (2^k, 2^(t-k), 2): constant and slope of each low part l^ and cell h, rank 1
+ * as a slope alone. low (2^k): what a mask's low part p multiplies the slope by. */
 void table_floats(const Table *t, float *line, float *low);
 
 typedef struct Looked Looked; typedef struct Looked2 Looked2;

@@ -300,19 +300,21 @@ void table_hash(const Table *t, Hash *h)
     arena_free(&a);
 }
 
-/* A line's word at its own scale, or 0 where there is no such column. */
 static double word_real(const Table *t, size_t low, unsigned column, size_t cell)
 {
     unsigned f = column == 0 ? t->spec.f0 : t->spec.f1;
-    return column < t->columns ? (double)(int64_t)table_word(t, low, column, cell) * power_of_two(-(int64_t)f) : 0;
+    return (double)(int64_t)table_word(t, low, column, cell) * power_of_two(-(int64_t)f);
 }
 
 void table_floats(const Table *t, float *line, float *low)
 {
     size_t rows = (size_t)1 << t->spec.k;
     for (size_t l = 0; l < rows; l++) {
-        for (size_t h = 0; h < t->cells; h++, line += 2)
-            line[0] = (float)word_real(t, l, 0, h), line[1] = (float)word_real(t, l, 1, h);
+        for (size_t h = 0; h < t->cells; h++, line += 2) {
+            double u0 = word_real(t, l, 0, h);
+            line[0] = t->columns > 1 ? (float)u0 : 0;
+            line[1] = (float)(t->columns > 1 ? word_real(t, l, 1, h) : u0);
+        }
         uint64_t p = l, word;
         table_low(t, &word, &p, 1);
         low[l] = (float)((double)(int64_t)word * power_of_two(t->spec.fn == FN_EXP ? -14 : -(int64_t)t->spec.fp));

@@ -18,6 +18,11 @@ uint64_t noise_of(uint64_t seed, uint64_t step, uint64_t sample)
     return mix(mix(mix(seed) ^ step) ^ sample) | 1;
 }
 
+uint32_t noise_key(uint64_t noise, uint64_t site, size_t row)
+{
+    return (uint32_t)(mix(mix(noise ^ site * 0xD1B54A32D192ED03u) + row) >> 32);
+}
+
 VECTOR_INLINE float kept(uint32_t key, uint32_t column, uint32_t threshold, float scale)
 {
     uint32_t h = key ^ (column * 0x9E3779B9u);             // murmur3's finaliser
@@ -45,7 +50,7 @@ static void rows_walk(float *out, const float *in, const Pack *p, uint64_t site,
     float scale = 1.0f / (1.0f - share);
     for (size_t i = 0; i < p->samples; i++) {
         for (size_t r = p->start[i]; r < p->start[i + 1]; r++) {
-            uint32_t key = (uint32_t)(mix(mix(p->noise[i] ^ site * 0xD1B54A32D192ED03u) + (r - p->start[i])) >> 32);
+            uint32_t key = noise_key(p->noise[i], site, r - p->start[i]);
             uint32_t least = p->noise[i] ? threshold : 0;
             (add ? row_add : row_apply)(out + r * columns, in + r * columns, columns, key, least, p->noise[i] ? scale : 1.0f);
         }

@@ -13,6 +13,8 @@ void dropout_apply(float *out, const float *in, const Pack *p, uint64_t site, si
 /* The backward pass: d_in += d_out / (1 - share) where it was kept. */
 void dropout_add(float *d_in, const float *d_out, const Pack *p, uint64_t site, size_t columns, float share);
 
+/* 32 bits for one row of a sample at one place. */
+uint32_t noise_key(uint64_t noise, uint64_t site, size_t row);
 /* A number that is never 0 for a sample of a step. */
 uint64_t noise_of(uint64_t seed, uint64_t step, uint64_t sample);
 

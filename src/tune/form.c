@@ -9,7 +9,7 @@
 enum { TEXT_TOKENS = 2048 };
 
 /* Some TEXT_TOKENS tokens of the first samples of the training part; the study puts the beginning of text in front of windows. */
-static Result text_take(Study *out, const Recipe *r, const Tokenizer *t, Arena *a)
+Result form_text(Study *out, const Recipe *r, const Tokenizer *t, Arena *a)
 {
     DataSet set;
     size_t count = 0;
@@ -38,11 +38,11 @@ Result form_make(Variant *out, const Recipe *r, const Model *base, uint32_t firs
     Study s = {.model = base, .first = first};
     Arena text;
     *out = (Variant){.first = first, .score_scale = (float)f->scale, .activation = (Activation)f->activation,
-                     .softmax = (Softmax)f->softmax, .side_by_side = f->side_by_side};
+                     .softmax = (Softmax)f->softmax, .side_by_side = f->side_by_side, .cells = r->secure.cells};
     bool grouped = f->merge > 1 || f->prune > 1, bounded = f->row_bound > 0;
     if (!grouped && !bounded && !f->norm) return OK;
     arena_init(&text, false);
-    Result result = text_take(&s, r, t, &text);
+    Result result = form_text(&s, r, t, &text);
     if (!failed(result) && grouped) result = heads_find(&out->heads, f, &s, r->seed, a);
     if (!failed(result)) result = variant_check(out, &base->config);
     const float *norm = NULL, *bound = NULL;

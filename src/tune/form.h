@@ -2,7 +2,11 @@
 #ifndef MARILL_FORM_H
 #define MARILL_FORM_H
 
+#include "tune/measure.h"
 #include "tune/recipe.h"
+
+/* Some 2,048 tokens of the first samples of the training part. */
+CHECKED Result form_text(Study *out, const Recipe *r, const Tokenizer *t, Arena *a);
 
 /* The recipe's heads, approximations and upper layers as a variant of the layers from `first` on; zeros where it asks for nothing.
  * Groups, held norms and row bounds are found by the base's runs over some training text. */

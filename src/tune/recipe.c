@@ -108,6 +108,14 @@ static const Field upper_fields[] = {
     {"row_bound_weight", FIELD_REAL, IN_TUNE, AT(form.row_bound_weight), 0, 1e6, NULL},
     {0}
 };
+static const Field secure_fields[] = {
+    {"tables", FIELD_FLAG, IN_TUNE, AT(secure.tables), 0, 0, NULL},
+    {"rounding", FIELD_FLAG, IN_TUNE, AT(secure.rounding), 0, 0, NULL},
+    {"cells", FIELD_COUNT, IN_TUNE, AT(secure.cells), 8, 4096, NULL},
+    {"silu_range", FIELD_REAL, IN_TUNE, AT(secure.silu_range), 2, 4096, NULL},
+    {"range_weight", FIELD_REAL, IN_TUNE, AT(secure.range_weight), 0, 1e6, NULL},
+    {0}
+};
 #undef AT
 #define AT(member) offsetof(DataSource, member)
 static const Field source_fields[] = {
@@ -322,7 +330,7 @@ static Result lora_special(Reader *r, const char *key, const yaml_node_t *value,
 
 static const struct { const char *name; const Field *fields; SpecialKey special; } sections[] = {
     {"lora", lora_fields, lora_special}, {"distill", distill_fields, NULL}, {"heads", heads_fields, NULL},
-    {"approximate", approximate_fields, NULL}, {"upper", upper_fields, NULL},
+    {"approximate", approximate_fields, NULL}, {"upper", upper_fields, NULL}, {"secure", secure_fields, NULL},
 };
 
 static Result recipe_special(Reader *r, const char *key, const yaml_node_t *value, bool *taken)
@@ -414,6 +422,10 @@ static Result tune_check(Recipe *o)
     bool ranks = f->by == HEADS_BY_IMPORTANCE || f->by == HEADS_BY_OUTPUT;
     if ((f->merge > 1 && ranks) || (f->prune > 1 && !ranks && f->by != HEADS_BY_DEFAULT))
         return fail(FAIL_DATA, "heads are merged by attention, weights, adjacent or random, and pruned by importance or output");
+    const SecureRecipe *s = &o->secure;
+    if (s->cells & (s->cells - 1)) return fail(FAIL_DATA, "secure: cells (%u) is not a power of two", s->cells);
+    if (s->silu_range > 0 && !s->tables) return fail(FAIL_DATA, "secure: silu_range is of 'tables: true'");
+    if (s->tables && (f->activation || f->softmax)) return fail(FAIL_DATA, "secure: tables are of what 'approximate' replaces");
     GUARD(distill_check(&o->distill, o->preset));
     o->tokenizer = arena_format(&o->arena, "%s/tokenizer.model", o->base);
     if (!o->base_name) o->base_name = o->base;
@@ -446,7 +458,8 @@ static void recipe_defaults(Recipe *o, RecipeKind kind)
                   .min_ratio = 0.1, .weight_decay = 0.1, .clip = 1, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8,
                   .dtype = "F32", .frozen = 0.5, .cache = true, .cache_mb = 1024,
                   .distill = {.hidden = 1, .logits = 1, .labels = 0, .temperature = 2, .hidden_share = 0.5},
-                  .form = {.anneal = 0.5, .row_bound_weight = 0.01}};
+                  .form = {.anneal = 0.5, .row_bound_weight = 0.01},
+                  .secure = {.range_weight = 0.01}};
     o->shape.norm_eps = 1e-5f, o->shape.rope_theta = 10000;
     for (MatrixKind m = 0; m < MAT_COUNT; m++) o->lora.target[m] = true;
     o->keep = kind == RECIPE_TUNE ? KEEP_BEST : KEEP_LAST;

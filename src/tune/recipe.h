@@ -42,6 +42,13 @@ typedef struct FormRecipe {
     double row_bound, row_bound_weight;        // nats that row maxima may be off, and what more counts
 } FormRecipe;
 
+/* What the upper layers are trained through: see emulate.h. */
+typedef struct SecureRecipe {
+    bool tables, rounding;
+    uint32_t cells;                            // of SiLU's table; 0: as a plan chooses
+    double silu_range, range_weight;           // 0: as a plan would; what a gate's square beyond it counts
+} SecureRecipe;
+
 typedef struct Recipe {
     Arena arena;                               // owns everything below
     const char *out, *result;                  // run folder; model or adapter folder (default: OUT/model or OUT/adapter)
@@ -67,6 +74,7 @@ typedef struct Recipe {
     LoraRecipe lora;
     DistillRecipe distill;
     FormRecipe form;
+    SecureRecipe secure;
     Buffer text;                               // the file as read
 } Recipe;
 

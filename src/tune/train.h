@@ -17,6 +17,7 @@
 #ifndef MARILL_TRAIN_H
 #define MARILL_TRAIN_H
 
+#include "model/emulate.h"
 #include "model/variant.h"
 #include "tune/data.h"
 #include "tune/recipe.h"
@@ -70,6 +71,7 @@ typedef struct Pack {
     size_t *start;                             // (samples + 1) first row of each
     size_t *source;                            // (samples) which of the samples given to pack_fill it is
     uint64_t *noise;                           // (samples) what its dropout masks follow from; 0: nothing is dropped
+    uint64_t *coin;                            // (samples) what the coins of its emulated roundings follow from
     const float **cut;                         // (samples) its residual stream at the cut (its rows, width); NULL: not known yet
 } Pack;
 
@@ -87,6 +89,7 @@ typedef struct Net {
      * max(0, |largest score - bound| - row_slack)^2 added, as if each learned row lost as much. */
     float row_weight, row_slack;
     float dropout;                             // share of the factors' inputs that is dropped in samples with noise
+    const Emulated *secure;                    // the layers from its first on compute as the secure run does; NULL: all in floats
     bool bf16;                                 // products with weights from `first` up are of bf16 where gradients are computed
 } Net;
 
@@ -126,6 +129,8 @@ typedef struct Attention {
     const ModelConfig *config;
     LayerVariant how;
     float row_slack;                           // where `how` has row bounds
+    const EmulatedLayer *secure;               // NULL, or with a table of exp
+    uint32_t layer;
     float *work;
 } Attention;
 /* mixed (rows, heads * head_dim). sums (rows, heads) keeps for the backward pass, which computes the scores again, what each softmax

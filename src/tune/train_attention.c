@@ -4,18 +4,20 @@
  * and softmax, what its weights are divided by, from which the backward pass gets the weights back after computing the
  * scores once more (Dao et al. 2022). Heads that are merged add up their scores and mix their own values with the same weights.
  * Runs on one thread: callers have a pack for each. */
+#include "tune/aware.h"
 #include "tune/train.h"
 
 #include <math.h>
 #include <string.h>
 
 // One softmax of one sample: where its rows begin, and how far apart they lie.
-typedef struct Head { const Attention *t; uint32_t merged; size_t from, rows, ld_q, ld_k, dim; } Head;
+typedef struct Head { const Attention *t; uint32_t merged; size_t sample, from, rows, ld_q, ld_k, dim; } Head;
 
-static Head head_at(const Attention *t, uint32_t merged, size_t from, size_t to)
+static Head head_at(const Attention *t, uint32_t merged, size_t sample)
 {
     const ModelConfig *c = t->config;
-    return (Head){t, merged, from, to - from, (size_t)c->heads * c->head_dim, (size_t)c->kv_heads * c->head_dim, c->head_dim};
+    size_t from = t->pack->start[sample], to = t->pack->start[sample + 1];
+    return (Head){t, merged, sample, from, to - from, (size_t)c->heads * c->head_dim, (size_t)c->kv_heads * c->head_dim, c->head_dim};
 }
 
 // Where a member's block of queries begins, and its keys.
@@ -56,6 +58,16 @@ static float row_weigh(const LayerVariant *how, float *row, size_t len)
     return how->softmax == SOFTMAX_EXP ? top + logf(sum) : sum;
 }
 
+/* The same through the table of exp, for row `at` of the sample. */
+static float row_weigh_secure(const Head *h, float *row, size_t at)
+{
+    const Attention *t = h->t;
+    uint32_t key = aware_score_key(t->pack, h->sample, t->layer, h->merged, at);
+    float top, sum = row_exp(row, &top, at + 1, &t->secure->exp, t->secure->weight, key);
+    vector_scale(row, 1.0f / sum, at + 1);
+    return top + logf(sum);
+}
+
 /* Returns the sum over the rows of the excess squared. */
 static double head_forward(float *mixed, float *sums, const Head *h)
 {
@@ -70,7 +82,8 @@ static double head_forward(float *mixed, float *sums, const Head *h)
             size_t len = begin + i + 1;
             double excess = t->how.row_bound ? (double)row_excess(t, h->merged, vector_largest(row, len)) : 0;
             penalty += excess * excess;
-            sums[(h->from + begin + i) * t->config->heads + h->merged] = row_weigh(&t->how, row, len);
+            float by = t->secure ? row_weigh_secure(h, row, begin + i) : row_weigh(&t->how, row, len);
+            sums[(h->from + begin + i) * t->config->heads + h->merged] = by;
             memset(row + len, 0, (seen - len) * sizeof *row);
         }
         for (uint32_t m = 0; m < t->how.size; m++) {
@@ -88,7 +101,7 @@ double attention_forward(float *mixed, float *sums, const Attention *t)
     if (t->how.pruned) memset(mixed, 0, p->rows * t->config->heads * t->config->head_dim * sizeof *mixed);
     for (size_t s = 0; s < p->samples; s++) {
         for (uint32_t i = 0; i < merged_heads(&t->how); i++) {
-            Head h = head_at(t, i, p->start[s], p->start[s + 1]);
+            Head h = head_at(t, i, s);
             penalty += head_forward(mixed, sums, &h);
         }
     }
@@ -181,7 +194,7 @@ void attention_backward(const AttentionGrads *g, const Attention *t, float row_w
     memset(g->d_v, 0, bytes * t->config->kv_heads);
     for (size_t s = 0; s < p->samples; s++) {
         for (uint32_t i = 0; i < merged_heads(&t->how); i++) {
-            Head h = head_at(t, i, p->start[s], p->start[s + 1]);
+            Head h = head_at(t, i, s);
             head_backward(g, &h, row_weight);
         }
     }

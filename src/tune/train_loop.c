@@ -238,6 +238,8 @@ static void share_run(void *ctx, size_t begin, size_t end)
             for (size_t i = 0; i < s->pack->samples; i++) {
                 size_t sample = first + s->pack->source[i];
                 if (l->learning && n->dropout > 0) s->pack->noise[i] = noise_of(l->job->recipe->seed, l->state.step, sample);
+                uint64_t step = l->learning ? l->state.step : UINT64_MAX;
+                if (n->secure) s->pack->coin[i] = noise_of(~(uint64_t)l->job->recipe->seed, step, sample);
                 s->pack->cut[i] = l->cut ? l->cut[sample] : NULL;
             }
             Losses more = net_learn(n, s->scratch, s->pack, &o, l->learning ? &s->grads : NULL);

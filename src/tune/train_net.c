@@ -2,6 +2,7 @@
  *
  * Layer by layer, with the layer's activations kept for the way back. Layers below the cut, and a teacher's, share one set of
  * activations, since nobody comes back for them. Runs on the thread that calls it (see train.h). */
+#include "tune/aware.h"
 #include "tune/dropout.h"
 #include "tune/teacher.h"
 #include "tune/train.h"
@@ -40,6 +41,7 @@ Pack *pack_new(size_t rows, Arena *a)
     p->start = arena_new(a, size_t, rows + 1);
     p->source = arena_new(a, size_t, rows);
     p->noise = arena_new(a, uint64_t, rows);
+    p->coin = arena_new(a, uint64_t, rows);
     p->cut = arena_new(a, const float *, rows);
     return p;
 }
@@ -54,7 +56,7 @@ size_t pack_fill(Pack *p, size_t capacity, const Sample *samples, size_t count)
         ASSERT(rows <= capacity);
         if (p->rows + rows > capacity) break;
         if (!rows) continue;
-        p->source[p->samples] = taken, p->noise[p->samples] = 0, p->cut[p->samples] = NULL;
+        p->source[p->samples] = taken, p->noise[p->samples] = p->coin[p->samples] = 0, p->cut[p->samples] = NULL;
         p->start[p->samples++] = p->rows;
         for (uint32_t i = 0; i < rows; i++, p->rows++) {
             p->token[p->rows] = s->tokens[i];
@@ -194,15 +196,32 @@ static void project_backward(const Net *n, NetScratch *s, uint32_t layer, Matrix
 
 // ---- one layer -------------------------------------------------------------------------------------------------------
 
-static Attention attention_of(const Net *n, const NetScratch *s, const LayerActs *a, const LayerVariant *how, const Pack *p)
+static Attention attention_of(const Net *n, const NetScratch *s, const LayerActs *a, const LayerVariant *how, uint32_t layer, const Pack *p)
 {
-    return (Attention){a->q, a->k, a->v, p, &n->model->config, *how, n->row_slack, s->work};
+    const EmulatedLayer *secure = aware_layer(n, layer);
+    if (secure && (!secure->exp.line || how->softmax != SOFTMAX_EXP)) secure = NULL;
+    return (Attention){a->q, a->k, a->v, p, &n->model->config, *how, n->row_slack, secure, layer, s->work};
 }
 
-static void hidden_forward(const LayerActs *a, const LayerVariant *how, size_t len)
+static void hidden_forward(const Net *n, const LayerActs *a, const LayerVariant *how, uint32_t layer, const Pack *p)
 {
-    if (how->activation == ACTIVATION_BASE) swiglu_forward(a->hidden, a->gate, a->up, len);
+    size_t columns = n->model->config.ffn, len = p->rows * columns;
+    const EmulatedLayer *secure = aware_layer(n, layer);
+    if (secure) aware_round(a->up, p, layer, SITE_UP, columns, secure->up);
+    if (secure && secure->gate.line) aware_gated(a->hidden, a->gate, a->up, p, layer, columns, &secure->gate);
+    else if (how->activation == ACTIVATION_BASE) swiglu_forward(a->hidden, a->gate, a->up, len);
     else gated_forward(a->hidden, a->gate, a->up, how->activation, len);
+}
+
+/* Queries, keys and values, as they are opened. */
+static void attended_round(const Net *n, const LayerActs *a, uint32_t layer, const Pack *p)
+{
+    const ModelConfig *c = &n->model->config;
+    const EmulatedLayer *secure = aware_layer(n, layer);
+    if (!secure) return;
+    aware_round(a->q, p, layer, SITE_QUERY, (size_t)c->heads * c->head_dim, secure->query);
+    aware_round(a->k, p, layer, SITE_KEY, (size_t)c->kv_heads * c->head_dim, secure->key);
+    aware_round(a->v, p, layer, SITE_VALUE, (size_t)c->kv_heads * c->head_dim, secure->value);
 }
 
 /* out (rows, width): the residual stream after the layer; may be a->x. */
@@ -211,7 +230,8 @@ static void layer_forward(const Net *n, NetScratch *s, const LayerActs *a, uint3
     const ModelConfig *c = &n->model->config;
     const LayerWeights *w = &n->model->layer[layer];
     const LayerVariant how = variant_layer(n->variant, c, layer);
-    const Attention t = attention_of(n, s, a, &how, p);
+    const Attention t = attention_of(n, s, a, &how, layer, p);
+    const EmulatedLayer *secure = aware_layer(n, layer);
     size_t rows = p->rows, bytes = rows * c->width * sizeof *out;
     rmsnorm_held_forward(a->attn_in, a->attn_inv, a->x, w->attn_norm, rows, c->width, c->norm_eps, how.hold[0]);
     project(n, s, a, layer, MAT_Q, a->q, a->attn_in, p, false);
@@ -219,28 +239,37 @@ static void layer_forward(const Net *n, NetScratch *s, const LayerActs *a, uint3
     project(n, s, a, layer, MAT_V, a->v, a->attn_in, p, false);
     rope_turn(a->q, n->rope, p->position, rows, c->heads, c->head_dim, false);
     rope_turn(a->k, n->rope, p->position, rows, c->kv_heads, c->head_dim, false);
+    attended_round(n, a, layer, p);
     s->excess += attention_forward(a->mixed, a->sums, &t);
     s->bounded += how.row_bound ? merged_heads(&how) : 0;
+    if (secure) aware_round(a->mixed, p, layer, SITE_MIXED, (size_t)c->heads * c->head_dim, secure->attention);
     memcpy(a->x_mid, a->x, bytes);
     project(n, s, a, layer, MAT_O, a->x_mid, a->mixed, p, true);
+    if (secure) aware_round(a->x_mid, p, layer, SITE_MIDDLE, c->width, secure->residual);
     const float *entry = how.side_by_side ? a->x : a->x_mid;
     rmsnorm_held_forward(a->ffn_in, a->ffn_inv, entry, w->ffn_norm, rows, c->width, c->norm_eps, how.hold[1]);
     project(n, s, a, layer, MAT_GATE, a->gate, a->ffn_in, p, false);
     project(n, s, a, layer, MAT_UP, a->up, a->ffn_in, p, false);
-    hidden_forward(a, &how, rows * c->ffn);
+    hidden_forward(n, a, &how, layer, p);
     memcpy(out, a->x_mid, bytes);
     project(n, s, a, layer, MAT_DOWN, out, a->hidden, p, true);
+    if (secure) aware_round(out, p, layer, SITE_EXIT, c->width, secure->residual);
 }
 
-/* d_x: what comes back through the FFN added to it. */
-static void ffn_backward(const Net *n, NetScratch *s, uint32_t layer, const LayerVariant *how, const LayerGrads *g, const Pack *p)
+/* d_x: what comes back through the FFN added to it. row_share: what a row counts in the objective. */
+static void ffn_backward(const Net *n, NetScratch *s, uint32_t layer, const LayerVariant *how, const LayerGrads *g, const Pack *p,
+                         float row_share)
 {
     const ModelConfig *c = &n->model->config;
     const LayerWeights *w = &n->model->layer[layer];
     const LayerActs *a = &s->layer[layer];
     size_t rows = p->rows, len = rows * c->ffn;
     project_backward(n, s, layer, MAT_DOWN, g, s->d_hidden, s->d_x, a->hidden, p, false);
-    if (how->activation == ACTIVATION_BASE) swiglu_backward(s->d_gate, s->d_up, s->d_hidden, a->gate, a->up, len);
+    const EmulatedLayer *secure = aware_layer(n, layer);
+    if (secure && secure->gate.line) {
+        aware_gated_backward(s->d_gate, s->d_up, s->d_hidden, a->gate, a->up, p, layer, c->ffn, &secure->gate);
+        aware_pull(s->d_gate, a->gate, len, secure->gate_most, row_share * n->secure->range_weight);
+    } else if (how->activation == ACTIVATION_BASE) swiglu_backward(s->d_gate, s->d_up, s->d_hidden, a->gate, a->up, len);
     else gated_backward(s->d_gate, s->d_up, s->d_hidden, a->gate, a->up, how->activation, len);
     project_backward(n, s, layer, MAT_GATE, g, s->d_norm, s->d_gate, a->ffn_in, p, false);
     project_backward(n, s, layer, MAT_UP, g, s->d_norm, s->d_up, a->ffn_in, p, true);
@@ -255,7 +284,7 @@ static void attend_backward(const Net *n, NetScratch *s, uint32_t layer, const L
     const ModelConfig *c = &n->model->config;
     const LayerWeights *w = &n->model->layer[layer];
     const LayerActs *a = &s->layer[layer];
-    const Attention t = attention_of(n, s, a, how, p);
+    const Attention t = attention_of(n, s, a, how, layer, p);
     size_t rows = p->rows;
     attention_backward(&(AttentionGrads){s->d_q, s->d_k, s->d_v, s->d_mixed, a->mixed, a->sums}, &t, row_weight);
     rope_turn(s->d_q, n->rope, p->position, rows, c->heads, c->head_dim, true);
@@ -269,12 +298,13 @@ static void attend_backward(const Net *n, NetScratch *s, uint32_t layer, const L
 }
 
 /* d_x: from the gradient after the layer to the one before it; left unfinished at the lowest layer where factors are tuned. */
-static void layer_backward(const Net *n, NetScratch *s, uint32_t layer, const LayerGrads *g, const Pack *p, float row_weight)
+static void layer_backward(const Net *n, NetScratch *s, uint32_t layer, const LayerGrads *g, const Pack *p, float row_weight,
+                           float row_share)
 {
     const LayerVariant how = variant_layer(n->variant, &n->model->config, layer);
     const float *mixed = s->layer[layer].mixed;
     if (how.side_by_side) project_backward(n, s, layer, MAT_O, g, s->d_mixed, s->d_x, mixed, p, false);
-    ffn_backward(n, s, layer, &how, g, p);
+    ffn_backward(n, s, layer, &how, g, p, row_share);
     if (!how.side_by_side) project_backward(n, s, layer, MAT_O, g, s->d_mixed, s->d_x, mixed, p, false);
     attend_backward(n, s, layer, &how, g, p, row_weight);
 }
@@ -414,6 +444,8 @@ Losses net_learn(const Net *net, NetScratch *s, const Pack *p, const Objective *
     cut_fill(n, s, cut, p);
     s->excess = 0, s->bounded = 0;
     if (o->logits > 0 || o->hidden > 0) teacher_run(o->teacher, p, cut);
+    const EmulatedLayer *lowest = aware_layer(n, n->first);
+    if (lowest) aware_round(cut, p, n->first, SITE_ENTRY, c->width, lowest->residual);
     for (uint32_t l = n->first; l < c->layers; l++) layer_forward(n, s, &s->layer[l], l, residual_after(n, s, l), p);
     if (o->labels > 0 || o->logits > 0 || o->hidden <= 0) head_run(n, s, p, o, grads, &sum);
     else if (grads) memset(s->d_x, 0, p->rows * c->width * sizeof *s->d_x);
@@ -423,7 +455,7 @@ Losses net_learn(const Net *net, NetScratch *s, const Pack *p, const Objective *
     for (uint32_t l = c->layers; l-- > n->first;) {
         if (o->hidden > 0)
             sum.hidden += hidden_error(o->teacher, grads ? s->d_x : NULL, residual_after(n, s, l), l, p->rows, o->hidden);
-        if (grads) layer_backward(n, s, l, &grads->layer[l], p, row_weight);
+        if (grads) layer_backward(n, s, l, &grads->layer[l], p, row_weight, o->row_bound);
         if (grads && grads->left) grads->left(grads->ctx, l);
     }
     if (!grads || !grads->embed) return sum;

@@ -2,6 +2,7 @@
  *
  * The layers below the cut stay as they are, which is what makes them public: a client can run them by itself. So do embedding,
  * final norm and head in any case. What else changes in the upper layers' form goes into marill.json beside the result. */
+#include "tune/aware.h"
 #include "tune/form.h"
 #include "tune/train.h"
 
@@ -15,6 +16,7 @@ typedef struct TuneRun {
     Model teacher, teacher_base;               // the second where the first is merged from it and an adapter
     Variant variant;
     const char *template;                      // what use puts around a user's text, as the data did; or NULL
+    Emulated secure;                           // where it is trained through what the secure run computes
     Tokenizer *tokenizer;
     Arena arena;
 } TuneRun;
@@ -153,6 +155,10 @@ static Result tuning_run(TuneRun *run, const char *path, const TrainOptions *o)
     if (variant_changes(&run->variant)) net.variant = &run->variant;
     if (run->variant.row_bound) net.row_weight = (float)r->form.row_bound_weight, net.row_slack = (float)r->form.row_bound;
     float *values = parameters_make(run, &p, &net);
+    if (r->secure.tables || r->secure.rounding) {
+        GUARD(aware_make(&run->secure, r, &net, &run->variant, run->tokenizer, &run->arena));
+        net.secure = &run->secure;
+    }
     TrainJob job = {.recipe = r, .options = o, .net = &net, .params = &p, .values = values, .tokenizer = run->tokenizer,
                     .save = result_write, .ctx = run, .layers_only = r->method == METHOD_STANDARD,
                     .teacher = r->distill.teacher ? &run->teacher : NULL, .variant = &run->variant};
