@@ -131,6 +131,32 @@ TEST(groups_of_heads)
     plan_free(&p), plan_free(&q), buffer_free(&a), buffer_free(&b);
 }
 
+/* What the secure layers cannot run yet is refused by name; a scale of the scores they can, and the text has it. */
+TEST(variants_that_the_secure_layers_cannot_run)
+{
+    static const float norms[] = {1, 1, 1, 1};
+    const struct { Variant v; const char *why; } bad[] = {
+        {{.side_by_side = true, .activation = ACTIVATION_QUAD}, "side by side"},
+        {{.norm = norms, .norm_mix = 0.5f}, "norms on the way to a constant"}};
+    Plan p, q;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        PlanOptions o = {.context = 40, .variant = bad[i].v};
+        CHECK_FAILS(plan_assume(&p, &shape, &o, 2), bad[i].why);
+        plan_free(&p);
+    }
+    PlanOptions half = {.context = 40, .variant = {.heads.size = 2, .score_scale = 0.5f}};
+    CHECK_OK(plan_assume(&p, &shape, &half, 2));
+    Buffer text = text_of(&p);
+    CHECK_OK(plan_parse(&q, (char *)text.data, text.len - 1));
+    CHECK_NEAR(0.5, q.score_scale, 0);
+    CHECK(plan_variant(&q).score_scale == 0.5f && plan_variant(&q).heads.size == 2);
+    q.score_scale = -1;
+    CHECK_FAILS(plan_check(&q, &shape), "scale of the scores");
+    q.score_scale = 0.5, q.weight_bits = 8;
+    CHECK_FAILS(plan_check(&q, &shape), "scale of the scores");
+    plan_free(&p), plan_free(&q), buffer_free(&text);
+}
+
 /* The text with the first `from` after `anchor` replaced. */
 static Result parse_edited(const Buffer *text, const char *anchor, const char *from, const char *to)
 {

@@ -7,7 +7,7 @@
 
 enum { EVERY = (1 << MAT_COUNT) - 1 };
 
-/* merge: heads a group; shuffled: groups of any heads; known: tokens that both know after BOS. */
+/* merge: heads a group; shuffled: groups of any heads; known: tokens that both know after BOS; scale: of scores. */
 typedef struct Case {
     ModelConfig config;
     uint32_t frozen, rank;
@@ -15,7 +15,7 @@ typedef struct Case {
     Prefer prefer;
     Private private_part;
     bool quantised;
-    struct { uint32_t merge; bool shuffled; uint32_t known; } more;
+    struct { uint32_t merge; bool shuffled; uint32_t known; float scale; } more;
 } Case;
 
 #define PLAIN_SHAPE {.width = 32, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 48, .vocab = 40, .context = 24, \
@@ -75,7 +75,7 @@ static void setup(const Case *c)
     for (size_t i = 1; i < KNOWN_MOST; i++) prefix[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
     o.prefix = prefix + 1, o.prefix_len = c->more.known;
     HeadGroups *g = &o.variant.heads;
-    g->size = c->more.merge;
+    g->size = c->more.merge, o.variant.score_scale = c->more.scale;
     if (c->more.shuffled) g->order = order_random(&c->config, c->config.layers - c->frozen), g->heads = c->config.kv_heads;
     CHECK_OK(plan_make(&plan, &model, with, &o, tokens, 600));
 }
@@ -164,14 +164,14 @@ static const Case cases[] = {
     {ONE_HEAD, 0, 0, 0, PREFER_BYTES, PRIVATE_LORA, true, {0}},
     {GPT2_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, {0}},
     {GPT2_SHAPE, 1, 3, 1 << MAT_V | 1 << MAT_O | 1 << MAT_GATE, PREFER_BYTES, PRIVATE_LAYERS, false, {0}},
-    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, false, {2, false, 0}},
-    {PLAIN_SHAPE, 1, 3, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, true, {4, false, 5}},
-    {ODD_SHAPE, 1, 2, 1 << MAT_K | 1 << MAT_O, PREFER_EXCHANGES, PRIVATE_LORA, false, {2, false, 3}},
+    {PLAIN_SHAPE, 0, 4, EVERY, PREFER_BYTES, PRIVATE_LORA, false, {2, false, 0, 0.5f}},
+    {PLAIN_SHAPE, 1, 3, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, true, {4, false, 5, 0}},
+    {ODD_SHAPE, 1, 2, 1 << MAT_K | 1 << MAT_O, PREFER_EXCHANGES, PRIVATE_LORA, false, {2, false, 3, 0}},
     {NARROW_SHAPE, 0, 2, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, false, {0}},
     {NARROW_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LORA, false, {0}},
     {NARROW_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, {0}},
-    {GPT2_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, {2, true, 6}},
-    {ODD_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, {1, true, 1}}};
+    {GPT2_SHAPE, 0, 0, 0, PREFER_EXCHANGES, PRIVATE_LAYERS, false, {2, true, 6, 0.7f}},
+    {ODD_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, {1, true, 1, 0}}};
 enum { CASES = sizeof cases / sizeof *cases };
 
 TEST(close_to_the_float_network)
@@ -323,8 +323,8 @@ TEST(work_ahead_serves_no_other_position)
 /* Contexts of several pages of 64 positions: BOS alone, merged heads, and a known prefix that takes more than a page itself. */
 static const Case long_cases[] = {
     {LONG_SHAPE, 1, 3, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, false, {0}},
-    {LONG_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, {2, false, 3}},
-    {LONG_SHAPE, 1, 2, 1 << MAT_K | 1 << MAT_O, PREFER_BYTES, PRIVATE_LORA, false, {2, true, 68}}};
+    {LONG_SHAPE, 0, 0, 0, PREFER_BYTES, PRIVATE_LAYERS, false, {2, false, 3, 0}},
+    {LONG_SHAPE, 1, 2, 1 << MAT_K | 1 << MAT_O, PREFER_BYTES, PRIVATE_LORA, false, {2, true, 68, 0}}};
 enum { LONG_CASES = sizeof long_cases / sizeof *long_cases, LONG_ROWS = 150 };
 
 TEST(a_conversation_that_grows_is_the_same_at_once)

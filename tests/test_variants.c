@@ -338,7 +338,7 @@ TEST(merged_heads_are_their_definition)
             Variant variant = {.heads = {.size = size, .order = pairs, .heads = 4}, .score_scale = 0.8f, .softmax = softmax,
                                .score_shift = 4, .row_bound = bounds};
             Attention t = {q, k, v, &pack, &shape, variant_layer(&variant, &shape, 0), 0.3f, NULL, 0,
-                           arena_new(&a, float, 2 * ATTENTION_BLOCK * ROWS)};
+                           arena_new(&a, float, (size_t)2 * ATTENTION_BLOCK * ROWS)};
             double penalty = attention_forward(mixed, sums, &t), want = mixed_check(&t, mixed);
             CHECK_NEAR(1, penalty / want, 1e-4);
         }
@@ -429,7 +429,10 @@ TEST(heads_that_are_alike_are_grouped)
     }
     double alike[3 * 16];
     CHECK_OK(map_similarity(alike, &s));
-    for (size_t i = 0; i < 48; i++) CHECK(alike[i] >= 0 && alike[i] <= 1 && fabs(alike[i] - alike[i / 16 * 16 + i % 4 * 4 + i / 4 % 4]) < 1e-12);
+    for (size_t i = 0; i < 48; i++) {
+        CHECK(alike[i] >= 0 && alike[i] <= 1);
+        CHECK_NEAR(alike[i], alike[i / 16 * 16 + i % 4 * 4 + i / 4 % 4], 1e-12);
+    }
     CHECK(alike[3] > 0.9 && alike[1] < alike[3] - 0.05);   // heads 0 and 3 of the first layer are of one kind, 0 and 1 are not
     whole_free(&w);
 }

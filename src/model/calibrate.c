@@ -100,7 +100,7 @@ static void see_low_rank(Watcher *w, LayerSeen *l, const float *x, size_t len)
     MatrixKind kind = (MatrixKind)w->factor++;
     if (kind >= MAT_COUNT || kind == MAT_O || kind == MAT_DOWN) return;
     for (uint32_t j = 0; j < pair->rank; j++) {
-        double balance = ldexp(1, factor_balance(w->m, w->a, w->layer, kind, j));
+        double balance = ldexp(1, factor_balance(w->p, w->m, w->a, w->layer, kind, j));
         for (size_t r = w->known; r < len / pair->rank; r++) {
             most(&l->low_rank[w->half], (double)x[r * pair->rank + j] * balance * w->rms[r]);
         }
@@ -143,7 +143,7 @@ static void see_half(Watcher *w, LayerSeen *l, Sight what, const float *x, size_
     if (what == SEE_QUERY || what == SEE_KEY || what == SEE_VALUE)
         x = heads_left(w, what == SEE_QUERY ? MAT_Q : what == SEE_KEY ? MAT_K : MAT_V, x, &len);
     size_t wide = (size_t)c->heads * c->head_dim, kv = (size_t)c->kv_heads * c->head_dim;
-    double scale = 1 / sqrt((double)c->head_dim);
+    double scale = (w->p->score_scale > 0 ? w->p->score_scale : 1) / sqrt((double)c->head_dim);
     switch (what) {
     case SEE_QUERY:
         most(&l->query, pairs_most(w, x, len, wide, w->known, false) * scale);
@@ -281,7 +281,7 @@ static CHECKED Result biases_note(Watcher *w, Arena *arena)
     for (uint32_t l = 0; l < w->p->layers; l++) {
         for (MatrixKind k = 0; k < MAT_COUNT; k++) {
             double *bias;
-            GUARD(private_bias(&bias, w->m, w->a, w->p->frozen + l, k, arena));
+            GUARD(private_bias(&bias, w->p, w->m, w->a, w->p->frozen + l, k, arena));
             for (size_t i = 0; bias && i < matrix_rows(&w->m->config, k); i++) most(&w->bias[l][k], bias[i]);
         }
     }
@@ -326,6 +326,7 @@ Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions 
 {
     GUARD(plan_begin(out, &m->config, o));
     out->weight_bits = m->quantised ? 8 : 16;
+    if (m->quantised && out->score_scale > 0) return fail(FAIL_USE, "a quantised base has the scale of its scores in its weights already");
     GUARD(known_note(out, o, &m->config));
     return calibrate(out, m, a, o, tokens, count);
 }

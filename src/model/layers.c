@@ -217,7 +217,8 @@ void rmsnorm_backward(float *d_in, float *d_gain, const float *d_out, const floa
 void rmsnorm_held_backward(float *d_in, float *d_gain, const float *d_out, const float *in, const float *gain, const float *inv,
                            size_t rows, size_t width, NormHold hold)
 {
-    Norm n = {.d_in = d_in, .d_gain = d_gain, .d_out = d_out, .in = in, .gain = gain, .inv = inv, .rows = rows, .width = width, .hold = hold};
+    Norm n = {.d_in = d_in, .d_gain = d_gain, .d_out = d_out, .in = in, .gain = gain, .inv = inv, .rows = rows, .width = width,
+              .hold = hold};
     parallel_for(rows, grain_for(width), norm_backward_rows, &n);
     if (d_gain) parallel_for(width, LANES, norm_backward_columns, &n);
 }

@@ -424,6 +424,7 @@ static void check_shape(Check *k)
     need(k, !p->row_bound || p->bound_heads == (p->heads.order ? p->heads.heads : c->kv_heads) / size * (c->heads / c->kv_heads), "bounds of row maxima");
     need(k, !p->side_by_side || !(p->activation || p->softmax), "side by side");
     if (failed(held_norms_check(p->norm, p->layers))) need(k, false, "held norms");
+    need(k, p->score_scale >= 0 && p->score_scale <= 64 && (p->score_scale <= 0 || p->weight_bits == 16), "scale of the scores");
 }
 
 Result plan_check(const Plan *p, const ModelConfig *c)

@@ -473,7 +473,7 @@ static void fit_weights(const Fit *f, LayerPlan *l, uint32_t layer)
             continue;
         }
         int cap = k == MAT_O ? 64 - above(l->residual) - 12 : k == MAT_DOWN ? 15 : f->lean || f->p->norm ? 14 : 64 - f->fx - 20;
-        double largest = f->m ? public_largest(f->m, f->p->frozen + layer, k) : assumed_weight;
+        double largest = f->m ? public_largest(f->p, f->m, f->p->frozen + layer, k) : assumed_weight;
         l->weight_f[k] = weight_fraction(largest * norm_mantissa(f->p, layer, kind_half(k), NULL), most(cap, 12));
     }
 }
@@ -614,15 +614,14 @@ int cell_bits(uint32_t cells)
 Variant plan_variant(const Plan *p)
 {
     return (Variant){.first = p->frozen, .heads = p->heads, .side_by_side = p->side_by_side, .activation = p->activation,
-                     .softmax = p->softmax, .score_shift = (float)p->score_shift, .norm = p->norm, .norm_mix = p->norm ? 1 : 0,
-                     .row_bound = p->row_bound};
+                     .softmax = p->softmax, .score_scale = (float)p->score_scale, .score_shift = (float)p->score_shift,
+                     .norm = p->norm, .norm_mix = p->norm ? 1 : 0, .row_bound = p->row_bound};
 }
 
 /* What the secure layers cannot do. */
 static CHECKED Result variant_refuse(const Variant *v)
 {
     const char *what = v->norm && v->norm_mix > 0 && v->norm_mix < 1 ? "norms on the way to a constant" : NULL;
-    if (!what && v->score_scale != 0 && v->score_scale != 1) what = "another scale of the scores";
     if (!what && v->side_by_side && (v->activation || v->softmax)) what = "halves side by side, with another function in one";
     return what ? fail(FAIL_USE, "the secure layers cannot run this variant yet: it has %s", what) : OK;
 }
@@ -681,6 +680,7 @@ Result plan_begin(Plan *out, const ModelConfig *c, const PlanOptions *o)
     out->query_bits = o->private_part == PRIVATE_LAYERS ? square_bits(c->head_dim) / 2 : 0;
     GUARD(variant_refuse(&o->variant));
     out->activation = o->variant.activation, out->softmax = o->variant.softmax;
+    out->score_scale = o->variant.score_scale == 1 ? 0 : (double)o->variant.score_scale;
     if (out->softmax == SOFTMAX_2QUAD) out->score_shift = o->variant.score_shift != 0 ? (double)o->variant.score_shift : SOFTMAX_SHIFT;
     GUARD(cells_check(o->variant.cells));
     out->side_by_side = o->variant.side_by_side;

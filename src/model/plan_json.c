@@ -85,7 +85,7 @@ static const Field plan_fields[] = {
     {"merge", F_UINT, AT(Plan, heads.size), 1024},
     {"activation", F_UINT, AT(Plan, activation), ACTIVATION_QUAD},
     {"softmax", F_UINT, AT(Plan, softmax), SOFTMAX_2RELU},
-    {"score_shift", F_REAL, AT(Plan, score_shift), 0},
+    {"score_scale", F_REAL, AT(Plan, score_scale), 0}, {"score_shift", F_REAL, AT(Plan, score_shift), 0},
     {"frozen", F_UINT, AT(Plan, frozen), UINT32_MAX},
     {"side_by_side", F_BOOL, AT(Plan, side_by_side), 0},
     {"adapted", F_FLAGS, AT(Plan, adapted), 0},
@@ -152,7 +152,7 @@ static Json *field_json(const Field *f, const void *at)
 /* Left out of the text where they are zero, as in every plan of a model that does without them. */
 static bool field_spare(const Field *f)
 {
-    static const char *const names[] = {"architecture", "merge", "query_bits", "rsqrt", "rsqrt_fine", "row_slack",
+    static const char *const names[] = {"architecture", "merge", "score_scale", "query_bits", "rsqrt", "rsqrt_fine", "row_slack",
                                         "side_by_side", "activation", "softmax",
                                         "score_shift", "score_exp", "silu", "score", "score_cell", "weight", "weight_unit", "sum",
                                         "gate_cell", "gated"};

@@ -112,7 +112,7 @@ static CHECKED Result bias_new(SecureNet *s, LayerNet *l, Arena *session, const 
 {
     double *bias;
     const uint32_t *kept = kind == MAT_O ? NULL : kept_heads(s->plan, &m->config, layer, kind, session);
-    GUARD(private_bias(&bias, m, a, s->plan->frozen + layer, kind, session));
+    GUARD(private_bias(&bias, s->plan, m, a, s->plan->frozen + layer, kind, session));
     if (!bias) return OK;
     size_t rows = matrix_rows(&s->config, kind);
     unsigned f = l->bias_f[kind] = bias_fraction(s, l, layer, kind);

@@ -76,6 +76,7 @@ typedef struct Plan {
     const float *norm;                         // (layers, 2) constants in place of 1/rms (Variant.norm); NULL: none. In the arena
     Activation activation;
     Softmax softmax;
+    double score_scale;                        // of the scores, folded into the queries' weights; 0: 1
     double score_shift;                        // of 2Quad; else 0
     uint32_t bound_heads;                      // merged query heads, where there are
     const float *row_bound;                    // (layers, bound_heads) what stands in for row maxima; NULL: none. In the arena

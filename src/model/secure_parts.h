@@ -107,7 +107,7 @@ CHECKED Result pin_weights(int32_t **out, const Plan *p, const Model *m, const A
 Pin pin_of_b(MatrixKind kind);
 /* GPT-2: what a private matrix adds to its products (outputs), the norm's shift and the queries' scale folded in, less its mean
  *  where it writes to the residual stream. NULL where the architecture has none. Fails where one is not below 2^38. */
-CHECKED Result private_bias(double **out, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena);
+CHECKED Result private_bias(double **out, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena);
 /* Where heads are pruned: the row of the model's queries, keys or values (of the output projection: the column) that is the i-th of
  * the secure layer's, for all i, in the order of the groups. NULL: each is where it was. c: the model's. */
 const uint32_t *kept_heads(const Plan *p, const ModelConfig *c, uint32_t layer, MatrixKind kind, Arena *arena);
@@ -117,10 +117,10 @@ const uint32_t *kept_heads(const Plan *p, const ModelConfig *c, uint32_t layer, 
 CHECKED Result public_matrix(PublicMatrix *out, const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, Arena *arena);
 CHECKED Result public_head(PublicMatrix *out, const Plan *p, const Model *m, Arena *arena);
 /* The largest |w| of a matrix as it is quantised, but for a norm's constant. */
-double public_largest(const Model *m, uint32_t layer, MatrixKind kind);
+double public_largest(const Plan *p, const Model *m, uint32_t layer, MatrixKind kind);
 double head_largest(const Model *m);
 /* Rank j of a pair is used as 2^k A_j and 2^-k B_j, which balances their rounding; this is k. */
-int factor_balance(const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, uint32_t j);
+int factor_balance(const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, uint32_t j);
 
 // ---- angles (secure_rope.c) ------------------------------------------------------------------------------------------
 

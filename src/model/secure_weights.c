@@ -17,7 +17,10 @@ static const float *gain_of(const Model *m, uint32_t layer, MatrixKind kind)
     return kind == MAT_GATE || kind == MAT_UP ? w->ffn_norm : NULL;
 }
 
-static double scale_of(const ModelConfig *c, MatrixKind kind) { return kind == MAT_Q ? 1 / sqrt((double)c->head_dim) : 1; }
+static double scale_of(const Plan *p, const ModelConfig *c, MatrixKind kind)
+{
+    return kind == MAT_Q ? (p->score_scale > 0 ? p->score_scale : 1) / sqrt((double)c->head_dim) : 1;
+}
 
 // ---- heads that are left ---------------------------------------------------------------------------------------------
 
@@ -49,17 +52,17 @@ const uint32_t *kept_heads(const Plan *p, const ModelConfig *c, uint32_t layer, 
 /* w NULL: quant. held: the mantissa of the norm's constant. */
 typedef struct Scaled { const float *w, *gain; double scale, held; size_t rows, cols; QuantMatrix quant; } Scaled;
 
-static Scaled scaled_matrix(const Model *m, uint32_t layer, MatrixKind kind, double held)
+static Scaled scaled_matrix(const Plan *p, const Model *m, uint32_t layer, MatrixKind kind, double held)
 {
     const ModelConfig *c = &m->config;
     const LayerWeights *l = &m->layer[layer];
-    return (Scaled){l->mat[kind], gain_of(m, layer, kind), scale_of(c, kind), held, matrix_rows(c, kind), matrix_cols(c, kind), l->quant[kind]};
+    return (Scaled){l->mat[kind], gain_of(m, layer, kind), scale_of(p, c, kind), held, matrix_rows(c, kind), matrix_cols(c, kind), l->quant[kind]};
 }
 
 /* layer: of the model, from the plan's frozen ones on. */
 static Scaled planned_matrix(const Plan *p, const Model *m, uint32_t layer, MatrixKind kind)
 {
-    return scaled_matrix(m, layer, kind, norm_mantissa(p, layer - p->frozen, kind_half(kind), NULL));
+    return scaled_matrix(p, m, layer, kind, norm_mantissa(p, layer - p->frozen, kind_half(kind), NULL));
 }
 
 static Scaled scaled_head(const Model *m) { return (Scaled){m->head, m->final_norm, 1, 1, m->config.vocab, m->config.width, m->quant_head}; }
@@ -78,7 +81,11 @@ static double scaled_largest(Scaled s)
     return most;
 }
 
-double public_largest(const Model *m, uint32_t layer, MatrixKind kind) { return scaled_largest(scaled_matrix(m, layer, kind, 1)); }
+double public_largest(const Plan *p, const Model *m, uint32_t layer, MatrixKind kind)
+{
+    return scaled_largest(scaled_matrix(p, m, layer, kind, 1));
+}
+
 double head_largest(const Model *m) { return scaled_largest(scaled_head(m)); }
 
 static CHECKED Result scaled_round(int16_t **out, Scaled s, unsigned f, const char *name, Arena *arena)
@@ -225,13 +232,13 @@ static const LoraPair *pair_of(const Adapter *a, uint32_t layer, MatrixKind kind
 }
 
 /* With A and B each rounded to the same step, the error of B A is least where both have the same size. */
-int factor_balance(const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, uint32_t j)
+int factor_balance(const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, uint32_t j)
 {
     const LoraPair *q = pair_of(a, layer, kind);
     if (!q || j >= q->rank) return 0;
     const float *gain = gain_of(m, layer, kind);
     size_t rows = matrix_rows(&m->config, kind), cols = matrix_cols(&m->config, kind);
-    double in = 0, out = 0, scale = (double)q->scale * scale_of(&m->config, kind);
+    double in = 0, out = 0, scale = (double)q->scale * scale_of(p, &m->config, kind);
     for (size_t i = 0; i < cols; i++) {
         double v = (double)q->a[j * cols + i] * (gain ? (double)gain[i] : 1);
         in += v * v;
@@ -290,12 +297,12 @@ static CHECKED Result private_matrix(int32_t *out, const Plan *p, const Model *m
     return r;
 }
 
-Result private_bias(double **result, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena)
+Result private_bias(double **result, const Plan *p, const Model *m, const Adapter *a, uint32_t layer, MatrixKind kind, Arena *arena)
 {
     const LayerWeights *w = &m->layer[layer];
     *result = NULL;
     if (!w->bias[kind]) return OK;
-    Scaled s = scaled_matrix(m, layer, kind, 1);
+    Scaled s = scaled_matrix(p, m, layer, kind, 1);
     s.gain = NULL;                             // the norm's shift is added after its gain, and after its constant
     const LoraPair *q = pair_of(a, layer, kind);
     const float *shift = kind == MAT_O || kind == MAT_DOWN ? NULL : kind == MAT_GATE ? w->ffn_shift : w->attn_shift;
@@ -322,7 +329,7 @@ static CHECKED Result private_factor_a(int32_t *out, const Plan *p, const Model 
     size_t all = matrix_cols(&m->config, kind), cols = matrix_cols(&shape, kind);
     double held = norm_mantissa(p, layer - p->frozen, kind_half(kind), NULL);
     for (uint32_t r = 0; q && r < q->rank; r++) {
-        int k = factor_balance(m, a, layer, kind, r);
+        int k = factor_balance(p, m, a, layer, kind, r);
         for (size_t j = 0; j < cols; j++) {
             size_t at = kept ? kept[j] : j;
             GUARD(private_round(&out[r * cols + j], ldexp((double)q->a[r * all + at] * (gain ? (double)gain[at] : 1) * held, k), p->adapter_f));
@@ -337,9 +344,9 @@ static CHECKED Result private_factor_b(int32_t *out, const Plan *p, const Model 
     const LoraPair *q = pair_of(a, layer, kind);
     const ModelConfig shape = plan_shape(p, &m->config);
     size_t rows = matrix_rows(&shape, kind);
-    double scale = q ? (double)q->scale * scale_of(&m->config, kind) : 0;
+    double scale = q ? (double)q->scale * scale_of(p, &m->config, kind) : 0;
     for (uint32_t r = 0; q && r < q->rank; r++) {
-        int k = factor_balance(m, a, layer, kind, r);
+        int k = factor_balance(p, m, a, layer, kind, r);
         for (size_t i = 0; i < rows; i++)
             GUARD(private_round(&out[i * p->rank + r], ldexp((double)q->b[(kept ? kept[i] : i) * q->rank + r] * scale, -k), p->adapter_f));
     }
@@ -449,14 +456,14 @@ Result public_hash(const Plan *p, const Model *m, uint8_t out[HASH_BYTES])
 }
 
 /* The biases of a layer, in steps of 2^-24. */
-static CHECKED Result hash_biases(Hash *h, const Model *m, const Adapter *a, uint32_t layer)
+static CHECKED Result hash_biases(Hash *h, const Plan *p, const Model *m, const Adapter *a, uint32_t layer)
 {
     Result r = OK;
     for (MatrixKind k = 0; k < MAT_COUNT && !failed(r); k++) {
         Arena arena;
         double *bias;
         arena_init(&arena, true);
-        r = private_bias(&bias, m, a, layer, k, &arena);
+        r = private_bias(&bias, p, m, a, layer, k, &arena);
         for (size_t i = 0; !failed(r) && bias && i < matrix_rows(&m->config, k); i++) {
             int64_t v = llrint(ldexp(bias[i], 24));
             hash_integers(h, (int32_t[]){(int32_t)v, (int32_t)(v >> 32)}, 2, 4);
@@ -473,7 +480,7 @@ Result private_commitment(const Plan *p, const Model *m, const Adapter *a, const
     hash_add(&h, salt, KEY_BYTES);
     Result r = OK;
     for (uint32_t l = 0; l < p->layers && !failed(r); l++) {
-        if (p->private_part == PRIVATE_LAYERS) r = hash_biases(&h, m, a, p->frozen + l);
+        if (p->private_part == PRIVATE_LAYERS) r = hash_biases(&h, p, m, a, p->frozen + l);
         for (Pin pin = 0; pin < PIN_COUNT && !failed(r); pin++) {
             PinShape s = pin_shape(p, &m->config, l, pin);
             if (s.outputs == 0) continue;

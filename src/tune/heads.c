@@ -155,7 +155,8 @@ Result heads_group(HeadGroups *out, const Study *s, uint32_t size, GroupBy by, u
     const ModelConfig *c = &s->model->config;
     uint32_t kv = c->kv_heads, layers = c->layers - s->first;
     *out = (HeadGroups){0};
-    if (size == 0 || kv % size != 0) return fail(FAIL_USE, "heads are merged by %u, which does not divide the %u key-value heads", size, kv);
+    if (size == 0 || kv % size != 0)
+        return fail(FAIL_USE, "heads are merged by %u, which does not divide the %u key-value heads", size, kv);
     GUARD(floats_check(s));
     uint32_t *order = arena_new(a, uint32_t, (size_t)layers * kv);
     double *alike = arena_new(a, double, (size_t)layers * kv * kv);
@@ -178,11 +179,12 @@ Result heads_group(HeadGroups *out, const Study *s, uint32_t size, GroupBy by, u
 static void gates_add(double *sum, const Model *m, uint32_t layer, const float *d_wo)
 {
     const ModelConfig *c = &m->config;
+    const float *wo = m->layer[layer].mat[MAT_O];
     size_t wide = (size_t)c->heads * c->head_dim, part = wide / c->kv_heads;
     for (size_t h = 0; h < c->kv_heads; h++) {
         double gate = 0;
         for (size_t i = 0; i < c->width; i++)
-            for (size_t j = h * part; j < (h + 1) * part; j++) gate += (double)d_wo[i * wide + j] * (double)m->layer[layer].mat[MAT_O][i * wide + j];
+            for (size_t j = h * part; j < (h + 1) * part; j++) gate += (double)d_wo[i * wide + j] * (double)wo[i * wide + j];
         sum[h] += fabs(gate);
     }
 }
@@ -190,7 +192,8 @@ static void gates_add(double *sum, const Model *m, uint32_t layer, const float *
 static void gates_run(double *out, const Study *s, const Model *m, Arena *a)
 {
     const ModelConfig *c = &m->config;
-    size_t room = c->context < STUDY_WINDOW ? c->context : STUDY_WINDOW, known = c->bos >= 0, len = (size_t)c->width * c->heads * c->head_dim;
+    size_t room = c->context < STUDY_WINDOW ? c->context : STUDY_WINDOW, known = c->bos >= 0;
+    size_t len = (size_t)c->width * c->heads * c->head_dim;
     float *rope = arena_new(a, float, (size_t)c->context * c->head_dim), *d_wo = arena_new(a, float, len * (c->layers - s->first));
     rope_table(rope, c, c->context);
     Net net = {.model = m, .first = s->first, .rope = rope};
@@ -209,7 +212,8 @@ static void gates_run(double *out, const Study *s, const Model *m, Arena *a)
         pack_fill(pack, room, &one, 1);
         memset(d_wo, 0, len * (c->layers - s->first) * sizeof *d_wo);
         net_run(&net, scratch, pack, &grads, 1.0f / (float)pack->learned);
-        for (uint32_t l = s->first; l < c->layers; l++) gates_add(out + (size_t)(l - s->first) * c->kv_heads, m, l, grads.layer[l].mat[MAT_O]);
+        for (uint32_t l = s->first; l < c->layers; l++)
+            gates_add(out + (size_t)(l - s->first) * c->kv_heads, m, l, grads.layer[l].mat[MAT_O]);
     }
 }
 
@@ -220,7 +224,8 @@ Result gradient_importance(double *out, const Study *s)
     if (c->arch != ARCH_LLAMA) return fail(FAIL_USE, "a GPT-2 is not trained here, so its heads have no gradients");
     if (s->count < STUDY_LEAST) return fail(FAIL_USE, "%zu tokens are too little text to measure heads on", s->count);
     for (size_t i = 0; i < s->count; i++)
-        if (s->tokens[i] < 0 || (uint32_t)s->tokens[i] >= c->vocab) return fail(FAIL_DATA, "token %d is not in the vocabulary", s->tokens[i]);
+        if (s->tokens[i] < 0 || (uint32_t)s->tokens[i] >= c->vocab)
+            return fail(FAIL_DATA, "token %d is not in the vocabulary of %u", s->tokens[i], c->vocab);
     Model own = {0};
     const Model *m = model_whole(&own, s);
     Arena a;
