@@ -92,6 +92,31 @@ expect 1 "tatoeba_eng_deu.txt" "$marill" task translate --out "$tmp/sql" --data 
 expect 2 "TASK is one of" "$marill" task poem --out "$tmp/sql"
 expect 0 '"decode"' "$marill" plan --model "$model" --setting 3pc --net lan --json
 fields plan "$tmp/out" prefill decode exchanges_per_token bytes_per_token seconds_per_token client_to_server
+
+# what a recipe would cost: private factors need fewer bytes than the standard model, and nothing is written
+cat > "$tmp/recipe.yaml" << END
+base: $model
+out: never
+context: 64
+batch_tokens: 512
+steps: 5
+learning_rate: 1e-3
+frozen: 2
+lora: {rank: 4, targets: [q_proj, v_proj]}
+upper: {norm: constant}
+heads: {merge: 2}
+sources:
+  - {kind: lines, path: text, completion: "{0}"}
+END
+expect 0 "this recipe  dealer" "$marill" tune "$tmp/recipe.yaml" --dry-run
+expect 0 '"standard"' "$marill" tune "$tmp/recipe.yaml" --dry-run --json
+fields "tune --dry-run" "$tmp/out" recipe standard dealer 3pc lan wan seconds_per_token exchanges_per_token bytes_per_token pool_bytes left_out
+pools=($(sed -n 's/.*"pool_bytes": \([0-9]*\).*/\1/p' "$tmp/out"))
+[ "${pools[0]}" -lt $((pools[1] / 2)) ] || complain "tune --dry-run: pools of ${pools[*]} bytes"
+grep -q '"secure_layers": 3' "$tmp/out" || complain "tune --dry-run counts other secure layers"
+[ -e "$tmp/never" ] && complain "tune --dry-run writes"
+expect 2 "--json goes with --dry-run" "$marill" tune "$tmp/recipe.yaml" --json
+expect 2 "unknown option --json" "$marill" train "$tmp/recipe.yaml" --json
 expect 0 '"wan"' "$marill" run --model "$model" --setting dealer --prompt "Once upon a time" --max-tokens 2 --net virtual --json
 fields "run --net virtual" "$tmp/out" networks loopback lan wan setup_seconds prefill_seconds decode_seconds
 expect 0 '"RTT=1ms,BW=1000Mbit"' "$marill" run --model "$model" --setting 3pc --prompt "Once upon a time" --max-tokens 2 \

@@ -35,6 +35,12 @@ double layer_macs(const ModelConfig *c);       // multiply-adds of one row in on
 double layer_group(const ModelConfig *c);      // the share of them in the largest group of matrices that run together
 double forecast_cpu(const Rates *r, const Batch *b, Role role);              // seconds of one thread
 double forecast_seconds(const Rates *r, const Batch *b, const Net *net);
+/* In dealer the third's words lie in the pool: they are not on a link. */
+LinkBytes batch_bytes(const Batch *b);
+
+// A prompt of half the plan's context, and a token at its end, after `past` positions (plan.c). net is left alone.
+typedef struct Forecast { Batch prefill, decode; size_t past; Rates rates; Net net; } Forecast;
+CHECKED Result forecast_make(Forecast *f, const Plan *p, const ModelConfig *c, Setting setting);
 
 /* TLS between two processes' worth of threads on this machine (bench_limits.c): some 0.1 s. */
 CHECKED Result loopback_measure(double *bandwidth, double *latency);

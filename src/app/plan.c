@@ -33,9 +33,7 @@ typedef struct PlanArgs {
     PlanWish wish;
 } PlanArgs;
 
-typedef struct Forecast { Batch prefill, decode; size_t past; Rates rates; Net net; } Forecast;
-
-static Result forecast_make(Forecast *f, const Plan *p, const ModelConfig *c, Setting setting)
+Result forecast_make(Forecast *f, const Plan *p, const ModelConfig *c, Setting setting)
 {
     Batch batch = {.layers = p->layers, .setting = setting, .threads = party_threads(0, setting), .head_macs = (double)c->vocab * c->width};
     batch.group = layer_group(c);
@@ -48,8 +46,7 @@ static Result forecast_make(Forecast *f, const Plan *p, const ModelConfig *c, Se
     return rates_measure(&f->rates, p, c);
 }
 
-/* In dealer the third's words lie in the pool: they are not on a link. */
-static LinkBytes batch_bytes(const Batch *b)
+LinkBytes batch_bytes(const Batch *b)
 {
     LinkBytes l = b->cost.bytes;
     if (b->setting == SETTING_DEALER) l.third_to_server = 0;

@@ -1,5 +1,5 @@
 /* train.c - training from recipes, and writing the result as a plain folder. */
-#include "app/app.h"
+#include "app/tune_cost.h"
 
 #include <unistd.h>
 
@@ -41,11 +41,11 @@ static void show_text(void *ctx, const uint8_t *text, size_t len, bool learned)
     if (learned) fputs(*colour ? "\x1b[0m" : "⟧", stdout);
 }
 
-static Result recipe_command(int argc, char **argv, Result (*work)(const char *recipe, const TrainOptions *o))
+static Result recipe_command(int argc, char **argv, bool tune)
 {
     const char *recipe = NULL;
     uint64_t threads = 0, show = 0;
-    bool colour = isatty(STDOUT_FILENO);
+    bool json = false, colour = isatty(STDOUT_FILENO);
     SampleView view = {.ctx = &colour, .begin = show_begin, .text = show_text};
     TrainOptions o = {.progress = &terminal_progress, .version = MARILL_VERSION, .commit = MARILL_COMMIT};
     Option options[] = {
@@ -54,20 +54,26 @@ static Result recipe_command(int argc, char **argv, Result (*work)(const char *r
         OPTION("--show", OPT_UINT, &show, .min = 1, .max = 1000000),
         OPTION("--resume", OPT_FLAG, &o.resume),
         OPTION("--threads", OPT_UINT, &threads, .min = 1, .max = 256),
+        OPTION("--json", OPT_FLAG, &json),     // of tune
     };
-    GUARD(OPTIONS_PARSE(options, argc, argv));
+    TuneCost cost;
+    GUARD(options_parse(options, sizeof options / sizeof *options - !tune, argc, argv));
+    if (json && !o.dry_run) return fail(FAIL_USE, "--json goes with --dry-run");
+    bool costs = tune && o.dry_run && !show;
+    if (costs) GUARD(tune_cost(&cost, recipe));
     o.threads = (unsigned)threads;
     threads_start((unsigned)threads);          // the recipe's number of shares may be another
     view.count = (size_t)show;
     if (show) o.show = &view;
-    Result r = work(recipe, &o);
-    if (failed(r) || !show) return r;
-    putchar('\n');
+    GUARD(tune ? tune_run(recipe, &o) : train_run(recipe, &o));
+    if (!show && !costs) return OK;
+    if (costs) tune_cost_print(&cost, json);
+    else putchar('\n');
     return output_flush();
 }
 
-Result train_command(int argc, char **argv) { return recipe_command(argc, argv, train_run); }
-Result tune_command(int argc, char **argv) { return recipe_command(argc, argv, tune_run); }
+Result train_command(int argc, char **argv) { return recipe_command(argc, argv, false); }
+Result tune_command(int argc, char **argv) { return recipe_command(argc, argv, true); }
 
 static Result tokenizer_copy_to(const char *from, const char *to, Arena *a)
 {

@@ -695,7 +695,7 @@ Result plan_assume(Plan *out, const ModelConfig *c, const PlanOptions *o, uint32
     GUARD(plan_begin(out, c, o));
     out->weight_bits = o->weight_bits == 8 ? 8 : 16;
     out->rank = o->private_part == PRIVATE_LORA ? rank : 0;
-    for (MatrixKind k = 0; k < MAT_COUNT; k++) out->adapted[k] = out->rank > 0;
+    for (MatrixKind k = 0; k < MAT_COUNT; k++) out->adapted[k] = out->rank > 0 && (!o->targets || o->targets[k]);
     LayerSeen typical = {.residual = 200, .square_low = {0x1p-5, 0x1p-5}, .square_high = {0x1p+5, 0x1p+5}, .normed = {32, 32},
                          .product = {200, 200}, .low_rank = {60, 60}, .query = 2, .key = 15, .value = 7, .score = 48, .mixed = 4,
                          .gate = c->arch == ARCH_GPT2 ? 11 : 40, .up = 30, .sum_low = 25, .sum_high = 50.0 * out->context,

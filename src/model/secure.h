@@ -113,6 +113,7 @@ typedef struct PlanOptions {
     /* What the secure layers cannot do of it is refused by name. first does not count: it is taken to be `frozen`. */
     Variant variant;
     double silu_range;                         // plan_make: gates are to be trained into a table to +- this power of two; 0: as seen
+    const bool *targets;                       // of plan_assume: (MAT_COUNT) which matrices have factors; NULL: all
 } PlanOptions;
 /* Runs the plain model with its adapter over the text, watches the ranges and chooses the plan. */
 CHECKED Result plan_make(Plan *out, const Model *m, const Adapter *a, const PlanOptions *o, const int32_t *tokens, size_t count);

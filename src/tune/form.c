@@ -32,13 +32,42 @@ static Result heads_find(HeadGroups *out, const FormRecipe *f, const Study *s, u
     return heads_keep(out, s, f->prune, f->by == HEADS_BY_OUTPUT ? KEEP_OUTPUT : KEEP_GRADIENT, a);
 }
 
+static Variant form_kinds(const Recipe *r, uint32_t first)
+{
+    const FormRecipe *f = &r->form;
+    return (Variant){.first = first, .score_scale = (float)f->scale, .activation = (Activation)f->activation,
+                     .softmax = (Softmax)f->softmax, .side_by_side = f->side_by_side, .cells = r->secure.cells};
+}
+
+/* The first heads of each layer. */
+static HeadGroups heads_kept(const ModelConfig *c, uint32_t layers, uint32_t of, Arena *a)
+{
+    uint32_t heads = c->kv_heads / of, *order = arena_new(a, uint32_t, (size_t)layers * heads);
+    for (size_t i = 0; i < (size_t)layers * heads; i++) order[i] = (uint32_t)(i % heads);
+    return (HeadGroups){.size = 1, .order = order, .heads = heads};
+}
+
+Result form_outline(Variant *out, const Recipe *r, const ModelConfig *c, uint32_t first, Arena *a)
+{
+    const FormRecipe *f = &r->form;
+    uint32_t layers = c->layers - first, of = f->merge > 1 ? f->merge : f->prune;
+    *out = form_kinds(r, first);
+    if (of > 1 && c->kv_heads % of) return fail(FAIL_DATA, "groups of %u do not divide the %u key-value heads of %s", of, c->kv_heads, r->base);
+    if (f->merge > 1) out->heads = (HeadGroups){.size = f->merge, .heads = c->kv_heads};
+    else if (f->prune > 1) out->heads = heads_kept(c, layers, f->prune, a);
+    float *norm = arena_new(a, float, 2 * (size_t)layers);
+    for (size_t i = 0; i < 2 * (size_t)layers; i++) norm[i] = 1;
+    if (f->norm) out->norm = norm, out->norm_mix = 1;
+    if (f->row_bound > 0) out->row_bound = arena_new(a, float, (size_t)layers * c->heads);
+    return OK;
+}
+
 Result form_make(Variant *out, const Recipe *r, const Model *base, uint32_t first, const Tokenizer *t, Arena *a)
 {
     const FormRecipe *f = &r->form;
     Study s = {.model = base, .first = first};
     Arena text;
-    *out = (Variant){.first = first, .score_scale = (float)f->scale, .activation = (Activation)f->activation,
-                     .softmax = (Softmax)f->softmax, .side_by_side = f->side_by_side, .cells = r->secure.cells};
+    *out = form_kinds(r, first);
     bool grouped = f->merge > 1 || f->prune > 1, bounded = f->row_bound > 0;
     if (!grouped && !bounded && !f->norm) return OK;
     arena_init(&text, false);

@@ -12,4 +12,7 @@ CHECKED Result form_text(Study *out, const Recipe *r, const Tokenizer *t, Arena 
  * Groups, held norms and row bounds are found by the base's runs over some training text. */
 CHECKED Result form_make(Variant *out, const Recipe *r, const Model *base, uint32_t first, const Tokenizer *t, Arena *a);
 
+/* The same without the base's weights: sizes and kinds, with groups in their own order, norms of 1 and bounds of 0. */
+CHECKED Result form_outline(Variant *out, const Recipe *r, const ModelConfig *c, uint32_t first, Arena *a);
+
 #endif

@@ -130,6 +130,38 @@ static Result teacher_load(TuneRun *run)
     return r;
 }
 
+// ---- before the run --------------------------------------------------------------------------------------------------
+
+static Result shape_read(ModelConfig *out, const char *base, Arena *a)
+{
+    Buffer text = {0};
+    const char *path = arena_format(a, "%s/config.json", base);
+    Result r = file_read(&text, path, 1 << 20);
+    if (!failed(r)) r = fail_in(config_parse(out, (const char *)text.data, text.len), "%s", path);
+    buffer_free(&text);
+    return r;
+}
+
+static Result outline_make(TuneOutline *out, Recipe *r, const char *path, Arena *a)
+{
+    GUARD(recipe_read(r, path, RECIPE_TUNE));
+    GUARD(shape_read(&out->config, r->base, a));
+    GUARD(cut_find(&out->first, r, out->config.layers));
+    out->context = r->context;
+    out->rank = r->method == METHOD_LORA ? r->lora.rank : 0;
+    memcpy(out->target, r->lora.target, sizeof out->target);
+    return form_outline(&out->variant, r, &out->config, out->first, a);
+}
+
+Result tune_outline(TuneOutline *out, const char *recipe_path, Arena *a)
+{
+    Recipe recipe;
+    *out = (TuneOutline){0};
+    Result r = outline_make(out, &recipe, recipe_path, a);
+    recipe_free(&recipe);
+    return r;
+}
+
 // ---- the run ---------------------------------------------------------------------------------------------------------
 
 static Result tuning_run(TuneRun *run, const char *path, const TrainOptions *o)

@@ -31,6 +31,15 @@ typedef struct TrainOptions {
 CHECKED Result train_run(const char *recipe_path, const TrainOptions *o);
 CHECKED Result tune_run(const char *recipe_path, const TrainOptions *o);
 
+/* What a recipe of `marill tune` would make, as far as its cost follows from it; known before anything is trained or written. */
+typedef struct TuneOutline {
+    ModelConfig config;                        // of the base
+    uint32_t first, context, rank;             // layers below first are frozen; rank 0: all weights of the others are trained
+    bool target[MAT_COUNT];                    // which matrices have factors
+    Variant variant;                           // its sizes and kinds; what a run would measure is stood in for: groups in order, constants of 1
+} TuneOutline;
+CHECKED Result tune_outline(TuneOutline *out, const char *recipe_path, Arena *a);
+
 // ---- scores ----------------------------------------------------------------------------------------------------------
 
 typedef enum { PART_TRAIN, PART_VALID, PART_TEST, PART_ALL } DataPart;
