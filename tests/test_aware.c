@@ -4,6 +4,9 @@
 #include "model/emulate.h"
 #include "model/secure_parts.h"
 #include "parties.h"
+#define Net TrainedNet                         // Net is a speed of links in crypto.h
+#include "tune/dropout.h"
+#undef Net
 
 // ---- one value, many coins -------------------------------------------------------------------------------------------
 
@@ -242,6 +245,159 @@ TEST(plans_have_the_cells_that_are_asked_for)
         plan_free(&p);
     }
     model_free(&m);
+}
+
+// ---- training --------------------------------------------------------------------------------------------------------
+
+enum { SAMPLES = 20, LENGTH = 22, STEPS = 120, CELLS = 8 };
+
+typedef struct Learner {
+    Arena arena;
+    Model model;
+    Params params;
+    float *values, *gradient, *moment1, *moment2, *rope;
+    Grads grads;
+    TrainedNet net;
+    NetScratch *scratch;
+    Pack *pack;
+    Emulated secure;
+    Sample sample[SAMPLES];
+    int32_t text[SAMPLES * LENGTH];
+    size_t text_len;
+} Learner;
+
+/* Random sequences behind a BOS, to be learned by heart. */
+static void samples_make(Learner *w)
+{
+    for (size_t i = 0; i < SAMPLES; i++) {
+        Sample *s = &w->sample[i];
+        *s = (Sample){.tokens = arena_new(&w->arena, int32_t, LENGTH), .learn = arena_new(&w->arena, uint8_t, LENGTH), .len = LENGTH};
+        for (uint32_t t = 0; t < LENGTH; t++) {
+            s->tokens[t] = t ? 3 + (int32_t)(test_random() * (shape.vocab - 3)) : shape.bos;
+            s->learn[t] = t > 1;
+            if (t) w->text[w->text_len++] = s->tokens[t];
+        }
+    }
+    w->pack = pack_new(SAMPLES * LENGTH, &w->arena);
+    CHECK_EQUAL(SAMPLES, pack_fill(w->pack, SAMPLES * LENGTH, w->sample, SAMPLES));
+}
+
+/* range: of the SiLU table that gates are trained into; 0: as they are. */
+static void learner_new(Learner *w, double range)
+{
+    *w = (Learner){.net.rope = NULL};
+    arena_init(&w->arena, false);
+    random_model(&w->model, &shape, 2);
+    samples_make(w);
+    params_of_layers(&w->params, &shape, 0, &w->arena);
+    w->values = arena_new(&w->arena, float, w->params.total), w->gradient = arena_new(&w->arena, float, w->params.total);
+    w->moment1 = arena_new(&w->arena, float, w->params.total), w->moment2 = arena_new(&w->arena, float, w->params.total);
+    w->rope = arena_new(&w->arena, float, (size_t)shape.context * shape.head_dim);
+    rope_table(w->rope, &shape, shape.context);
+    params_bind_layers(&w->model, 0, w->values, &w->arena);
+    params_bind_layer_grads(&w->grads, &shape, 0, w->gradient, &w->arena);
+    w->net = (TrainedNet){.model = &w->model, .rope = w->rope};
+    w->scratch = net_scratch(&w->net, SAMPLES * LENGTH, &w->arena);
+    Variant v = {.cells = CELLS};
+    EmulateOptions o = {.context = shape.context, .variant = &v, .tables = true, .rounding = true, .silu_range = range};
+    CHECK_OK(emulated_make(&w->secure, &w->model, NULL, &o, w->text, w->text_len, &w->arena));
+    w->secure.range_weight = 0.3f;
+}
+
+static void learner_free(Learner *w)
+{
+    model_free(&w->model);
+    arena_free(&w->arena);
+}
+
+static double learner_run(Learner *w, uint64_t step, bool backward)
+{
+    float each = 1.0f / (float)w->pack->learned;
+    for (size_t i = 0; i < SAMPLES; i++) w->pack->coin[i] = noise_of(9, step, i);
+    memset(w->gradient, 0, w->params.total * sizeof *w->gradient);
+    Objective o = {.labels = each, .row_bound = each};
+    return (double)each * net_learn(&w->net, w->scratch, w->pack, &o, backward ? &w->grads : NULL).labels;
+}
+
+/* CLEAR's mean loss over the samples, by a plan of CELLS cells. */
+static double clear_loss(Learner *w)
+{
+    static const uint8_t seed[KEY_BYTES] = {3}, pad[KEY_BYTES] = {4};
+    static float x[LENGTH * 32], logits[LENGTH * 40];
+    const uint32_t rows = LENGTH - 1, vocab = shape.vocab;
+    Party here = {.role = ROLE_CLEAR, .engine = engine_new(ROLE_CLEAR, NULL, NULL)};
+    SecureNet *net;
+    Plan p;
+    Arena session;
+    double loss = 0;
+    PlanOptions o = {.private_part = PRIVATE_LAYERS, .variant.cells = CELLS};
+    CHECK_OK(plan_make(&p, &w->model, NULL, &o, w->text, w->text_len));
+    arena_init(&session, false);
+    engine_shared_seed(here.engine, seed), engine_pad_seed(here.engine, pad);
+    CHECK_OK(secure_new(&net, here.engine, &session, &w->model.config, &p, &w->model, NULL));
+    PlainState *plain = plain_new(&w->model, NULL, p.context, &session);
+    CHECK_OK(plain_forward(plain, logits, &shape.bos, 1));
+    const float *keys[] = {plain_keys(plain, 0), plain_keys(plain, 1)}, *values[] = {plain_values(plain, 0), plain_values(plain, 1)};
+    for (size_t i = 0; i < SAMPLES; i++) {
+        const int32_t *token = w->sample[i].tokens;
+        secure_restart(net);
+        party_begin(&here, rows, i * rows);
+        CHECK_OK(plain_embed(plain, x, token + 1, rows));
+        CHECK_OK(secure_forward(net, rows, x, &(KnownPrefix){keys, values}, logits, false));
+        for (size_t r = 0; r + 1 < rows; r++) loss += cross_entropy(logits + r * vocab, vocab, token[r + 2]) / (SAMPLES * (rows - 1));
+    }
+    engine_free(here.engine);
+    plan_free(&p);
+    arena_free(&session);
+    return loss;
+}
+
+/* The emulated network loses what CLEAR does, and floats do not; its gradient points where the float network's does. */
+TEST(emulated_training_sees_what_clear_computes)
+{
+    Learner w;
+    learner_new(&w, 0);
+    double emulated = 0, floats = learner_run(&w, 0, true), dot = 0, size[2] = {0, 0};
+    float *smooth = arena_new(&w.arena, float, w.params.total);
+    memcpy(smooth, w.gradient, w.params.total * sizeof *smooth);
+    w.net.secure = &w.secure;
+    for (uint64_t step = 0; step < 60; step++) emulated += learner_run(&w, step, step == 59) / 60;
+    for (size_t i = 0; i < w.params.total; i++) {
+        dot += (double)smooth[i] * (double)w.gradient[i];
+        size[0] += (double)smooth[i] * (double)smooth[i], size[1] += (double)w.gradient[i] * (double)w.gradient[i];
+    }
+    double clear = clear_loss(&w);
+    fprintf(stderr, "    loss: %.4f in floats, %.4f emulated, %.4f in clear; cosine of the gradients %.4f\n", floats, emulated, clear,
+            dot / sqrt(size[0] * size[1]));
+    CHECK(fabs(clear - floats) > 0.005 && fabs(emulated - clear) < 0.4 * fabs(clear - floats));
+    CHECK(dot / sqrt(size[0] * size[1]) > 0.7);
+    learner_free(&w);
+}
+
+TEST(training_for_few_cells_loses_less_by_them)
+{
+    Learner w;
+    double plain[2], clear[2];
+    learner_new(&w, 8);
+    float *start = arena_new(&w.arena, float, w.params.total);
+    size_t bytes = w.params.total * sizeof *start;
+    memcpy(start, w.values, bytes);
+    for (int aware = 0; aware < 2; aware++) {
+        memcpy(w.values, start, bytes);
+        memset(w.moment1, 0, bytes), memset(w.moment2, 0, bytes);
+        w.net.secure = aware ? &w.secure : NULL;
+        Adam adam = {0.9, 0.95, 1e-8, 0};
+        for (uint64_t step = 1; step <= STEPS; step++) {
+            learner_run(&w, step, true);
+            adam_step(w.values, w.moment1, w.moment2, w.gradient, &w.params, &adam, 4e-3, step);
+        }
+        w.net.secure = NULL;
+        plain[aware] = learner_run(&w, 0, false), clear[aware] = clear_loss(&w);
+    }
+    fprintf(stderr, "    %d cells: trained in floats %.4f, in clear %.4f; trained for them %.4f, in clear %.4f\n", CELLS, plain[0], clear[0],
+            plain[1], clear[1]);
+    CHECK(clear[1] < clear[0] - 0.05);
+    learner_free(&w);
 }
 
 int main(int argc, char **argv) { return test_main(argc, argv); }

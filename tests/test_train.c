@@ -363,6 +363,7 @@ TEST(recipe_errors_are_named)
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, "sources: [{kind: tables, path: a}]\n"), "kind must be");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, "sources: [{kind: lines, road: a}]\n"), "unknown field 'road'");
     CHECK_FAILS(recipe_try(RECIPE_TUNE, "lora: {targets: [q_proj, z_proj]}\n"), "'z_proj'");
+    CHECK_FAILS(recipe_try(RECIPE_TUNE, "secure: {cells: 4}\n"), "cells must lie between 8 and 4096");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, "out: [a\n"), "line ");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, ""), "empty");
     CHECK_FAILS(recipe_try(RECIPE_TRAIN, "- a\n"), "mapping");
@@ -447,6 +448,15 @@ TEST(a_stopped_run_goes_on_bit_for_bit)
     CHECK_FAILS(tune_run(d, &stopped), "stopped");
     CHECK_OK(tune_run(d, &resumed));
     same_files("c/adapter/adapter_model.safetensors", "d/adapter/adapter_model.safetensors");
+
+    #define SECURE TUNE "secure: {tables: true, rounding: true, cells: 16, silu_range: 4}\n"
+    CHECK_OK(tune_run(file_make("e.yaml", RUN("e", "0") SECURE), &plain));
+    const char *f = file_make("f.yaml", RUN("f", "0") SECURE);
+    stopper.lines = 0;
+    CHECK_FAILS(tune_run(f, &stopped), "stopped");
+    CHECK_OK(tune_run(f, &resumed));
+    same_files("e/adapter/adapter_model.safetensors", "f/adapter/adapter_model.safetensors");
+    same_files("e/adapter/marill.json", "f/adapter/marill.json");
 }
 
 TEST(a_damaged_checkpoint_is_refused)
