@@ -1,5 +1,5 @@
 # Marill. `make` installs what is missing and builds; `make test` tests; `make demo` translates privately on this machine.
-.PHONY: all setup build test sanitize demo fuzz bench tasks clean
+.PHONY: all setup build test sanitize demo fuzz bench study study-quick tasks clean
 
 all: build
 
@@ -36,6 +36,14 @@ bench: build
 DATA ?= ../shared/data
 tasks: build
 	@for task in translate sql chat; do build/marill task $$task --out build/tasks/$$task --data $(DATA) || exit 1; done
+
+# Every technique of fine-tuning, its cost and what it keeps of the quality, into docs/study.md: hours, and goes on where it was killed.
+# study-quick: one task, five cells, below 15 minutes, into build/study-quick/.
+study: build
+	@tools/study
+
+study-quick: build
+	@tools/study --quick
 
 clean:
 	rm -rf build build-sanitize build-fuzz

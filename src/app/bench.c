@@ -1,5 +1,6 @@
 /* bench.c - `marill bench`: measured cost. Races, reports, and the subcommands' frame. */
 #include "app/bench.h"
+#include "app/study.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -44,7 +45,12 @@ const char bench_usage[] =
     "       marill bench costs [--shape NAME] [--json]\n"
     "  exact bytes and exchanges of a token through the secure layers (llama2-7b), beside what is asked of them\n\n"
     "       marill bench report DIR      the results in a folder as Markdown, asked beside measured\n"
-    "       marill bench pick FILE PATH...  single values of a result: bytes.client_to_server, figures.0.best\n";
+    "       marill bench pick FILE PATH...  single values of a result: bytes.client_to_server, figures.0.best\n"
+    "       marill bench same CLEAR CLEAR FILE...  whether runs agree with clear, but for rounding: results of 'marill run --json', with\n"
+    "                                    --logits beside them (FILE.json, FILE.logits)\n"
+    "       marill bench study DIR             the rows of a study's folder as JSON; study-large DIR: of plans\n"
+    "       marill bench study-report FILE [--large FILE]   tables from those rows; study-plot FILE --task TASK --plot pareto|frozen|\n"
+    "                                    rank|heads: the points of a plot\n";
 
 // ---- races -----------------------------------------------------------------------------------------------------------
 
@@ -233,7 +239,8 @@ static const struct { const char *name; Result (*run)(const BenchArgs *k); } ker
 
 static const struct { const char *name; Result (*run)(int argc, char **argv); } others[] = {
     {"block", bench_block}, {"threads", bench_threads}, {"generate", bench_generate}, {"pool", bench_pool}, {"costs", bench_costs},
-    {"report", bench_report}, {"pick", bench_pick}};
+    {"report", bench_report}, {"pick", bench_pick}, {"same", bench_same}, {"study", bench_study},
+    {"study-report", bench_study_report}, {"study-plot", bench_study_plot}, {"study-large", bench_study_large}};
 
 static Result kernels_command(const char *what, int argc, char **argv)
 {
