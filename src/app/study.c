@@ -224,7 +224,7 @@ Result bench_study(int argc, char **argv)
 
 /* A run and its logits, FILE.json and FILE.logits. Masks are fresh in every run, clear's too, and with them the stochastic rounding: so
  * two runs of one setting differ by a few hundredths in each logit, and where two tokens tie within that, in the token. */
-typedef struct Told { const char *path; Json *run; Buffer logits; size_t tokens, rows, vocab; } Told;
+typedef struct Told { const char *path; Json *run; Buffer logits; size_t tokens, vocab; } Told;
 
 static CHECKED Result told_read(Told *t, const char *path, Arena *a)
 {
@@ -237,10 +237,9 @@ static CHECKED Result told_read(Told *t, const char *path, Arena *a)
     const char *rows = arena_format(a, "%.*s.logits", (int)len - 5, path);
     GUARD(file_read(&t->logits, rows, LOGITS_LIMIT));
     t->tokens = json_count(tokens);
-    t->rows = t->tokens + (strcmp(text_of(t->run, "finish_reason"), "length") != 0);       // one for the end of text
-    t->vocab = t->rows ? t->logits.len / sizeof(float) / t->rows : 0;
-    if (!t->vocab || t->vocab * t->rows * sizeof(float) != t->logits.len)
-        return fail(FAIL_DATA, "%s: not a row of logits for each of %zu tokens", rows, t->rows);
+    t->vocab = t->tokens ? t->logits.len / sizeof(float) / t->tokens : 0;
+    if (t->vocab * t->tokens * sizeof(float) != t->logits.len || (t->tokens && !t->vocab))
+        return fail(FAIL_DATA, "%s: not a row of logits for each of %zu tokens", rows, t->tokens);
     return OK;
 }
 
@@ -263,18 +262,18 @@ typedef struct Apart { size_t tokens; bool whole; double rms; } Apart;     // to
 static CHECKED Result apart_take(Apart *out, const Told *x, const Told *y)
 {
     double sum = 0;
-    size_t rows = x->rows < y->rows ? x->rows : y->rows;
+    size_t rows = x->tokens < y->tokens ? x->tokens : y->tokens;
     *out = (Apart){0};
-    if (x->vocab != y->vocab) return fail(FAIL_DATA, "%s has %zu logits a token, %s has %zu", x->path, x->vocab, y->path, y->vocab);
+    if (rows && x->vocab != y->vocab) return fail(FAIL_DATA, "%s has %zu logits a token, %s has %zu", x->path, x->vocab, y->path, y->vocab);
     while (out->tokens < rows && !(fabs(token_at(x, out->tokens) - token_at(y, out->tokens)) > 0)) out->tokens++;
-    out->whole = out->tokens == x->rows && out->tokens == y->rows;
+    out->whole = out->tokens == x->tokens && out->tokens == y->tokens;
     size_t seen = out->tokens < rows ? out->tokens + 1 : rows;
     for (size_t i = 0; i < seen * x->vocab; i++) {
         double d = (double)logit_at(x, i) - (double)logit_at(y, i);
         if (!isfinite(d)) return fail(FAIL_DATA, "%s or %s has a logit that is no number", x->path, y->path);
         sum += d * d;
     }
-    out->rms = sqrt(sum / (double)(seen * x->vocab));
+    out->rms = seen ? sqrt(sum / (double)(seen * x->vocab)) : 0;
     return OK;
 }
 
