@@ -71,12 +71,14 @@ client=$(cat "$tmp/client.pub") provider=$(cat "$tmp/provider.pub") third=$(cat 
 refused "a key that is there" "client.key" "$marill" keygen "$tmp/client"
 helper=("$marill" third --key "$tmp/third.key" --client "$client" --provider "$provider" --listen 127.0.0.1:0)
 serve=("$marill" serve --model "$good" --key "$tmp/provider.key" --client "$client" --third-key "$third")
-third_start() {
+third_start() {                                 # an old log would say "listening on" until the new process has emptied it
+    rm -f "$tmp/third.log"
     "${helper[@]}" > "$tmp/third.log" 2>&1 & parties+=($!)
     third_pid=$!
     third_at=$(started third)
 }
 serve_start() {
+    rm -f "$tmp/serve.log"
     "${serve[@]}" --listen 127.0.0.1:0 "$@" > "$tmp/serve.log" 2>&1 & parties+=($!)
     serve_pid=$!
     provider_at=$(started serve)
