@@ -1,7 +1,8 @@
 /* task.c - tasks from data: the parts of each as JSON lines, and the text that a base may read.
  *
  * The base's text never holds a prompt beside its completion: sentences of both languages, schemas, questions, statements
- * and passages stand alone, in an order of their own. */
+ * and passages stand alone, in an order of their own. What a base may know of how the two sides go together, as a model that has read
+ * much would, is the training pairs the other way round. */
 #include "tune/task.h"
 #include "tune/data_split.h"
 
@@ -55,6 +56,11 @@ void task_base(TaskMaker *m, const char *text)
     table_add(&m->base, text, strlen(text));
 }
 
+void task_base_pair(TaskMaker *m, const char *from, const char *to)
+{
+    buffer_format(&m->base_pairs, "%s\t%s\n", from, to);
+}
+
 // ---- translation -----------------------------------------------------------------------------------------------------
 
 static Json *references_of(const TestPair *p)
@@ -78,7 +84,9 @@ static Result make_translate(TaskMaker *m)
                 Json *line = task_object("translate", prompt, pair[i].answers[k]);
                 if (part != PART_TRAIN) json_put(line, "references", references_of(&pair[i]));
                 task_line(m, part, line);
-                if (part == PART_TRAIN) task_base(m, pair[i].answers[k]);
+                if (part != PART_TRAIN) continue;
+                task_base(m, pair[i].answers[k]);
+                task_base_pair(m, pair[i].answers[k], pair[i].prompt);
             }
             if (part == PART_TRAIN) task_base(m, pair[i].prompt);
         }
@@ -242,6 +250,7 @@ static Result maker_write(TaskMaker *m, const char *dir)
     GUARD(lines_write(m, dir, "valid.jsonl", &m->part[PART_VALID]));
     GUARD(lines_write(m, dir, "test.jsonl", &m->part[PART_TEST]));
     GUARD(lines_write(m, dir, "wikisql.jsonl", &m->extra));
+    GUARD(lines_write(m, dir, "base-pairs.tsv", &m->base_pairs));
     Result r = lines_write(m, dir, "base.txt", &text);
     buffer_free(&text);
     return r;
@@ -262,7 +271,7 @@ Result task_make(TaskCounts *out, const char *name, const char *dir, const char 
     if (!failed(r)) r = maker_write(&m, dir);
     *out = m.counts;
     for (unsigned i = 0; i < PART_ALL; i++) buffer_free(&m.part[i]);
-    buffer_free(&m.extra);
+    buffer_free(&m.extra), buffer_free(&m.base_pairs);
     arena_free(&m.arena);
     return r;
 }
