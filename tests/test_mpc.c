@@ -1,4 +1,5 @@
 /* test_mpc.c - every move against its ideal functionality, on random and edge inputs, as C, S, T, CLEAR and COUNT. */
+#include "base/random.h"
 #include "mpc/table.h"
 #include "parties.h"
 
@@ -14,8 +15,7 @@ static Wire input(Party *p, size_t columns, unsigned n, unsigned f, double (*val
 
 static double hash_real(size_t i, double range)               // in (-range, range), the same everywhere
 {
-    uint64_t z = (uint64_t)i * 0x9E3779B97F4A7C15u + 0x1234567;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u, z = (z ^ z >> 27) * 0x94D049BB133111EBu, z ^= z >> 31;
+    uint64_t z = random_mix((uint64_t)i * RANDOM_STEP + 0x1234567);
     return range * ((double)(z >> 11) * 0x1p-52 - 1);
 }
 static double a60(size_t i) { return i < 4 ? (double[]){0, 63.9, -63.9, 0x1p-10}[i] : hash_real(i, 60); }

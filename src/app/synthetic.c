@@ -2,29 +2,20 @@
 #include "app/synthetic.h"
 
 #include <math.h>
-
-static uint64_t mix(uint64_t z)
-{
-    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
-    return z ^ z >> 31;
-}
+#include "base/random.h"
 
 /* Uniform, of standard deviation `size`. */
 static float *numbers(Arena *a, size_t len, double size, uint64_t stream)
 {
     float *out = arena_new(a, float, len);
-    uint64_t state = mix(stream);
-    for (size_t i = 0; i < len; i++) {
-        state += UINT64_C(0x9E3779B97F4A7C15);
-        out[i] = (float)((ldexp((double)(mix(state) >> 11), -52) - 1) * sqrt(3) * size);
-    }
+    uint64_t state = random_mix(stream);
+    for (size_t i = 0; i < len; i++) out[i] = (float)((2 * random_unit(&state) - 1) * sqrt(3) * size);
     return out;
 }
 
 int32_t synthetic_token(const ModelConfig *c, uint64_t seed, uint64_t position)
 {
-    return position == 0 ? c->bos : (int32_t)(3 + mix(mix(seed) + position) % (c->vocab - 3));
+    return position == 0 ? c->bos : (int32_t)(3 + random_mix(random_mix(seed) + position) % (c->vocab - 3));
 }
 
 /* Factors of every secure layer whose product is about a tenth of the base. */
@@ -36,7 +27,7 @@ void synthetic_factors(Adapter *a, const Plan *p, const ModelConfig *c, uint64_t
     for (uint32_t l = p->frozen; l < c->layers; l++) {
         for (MatrixKind k = 0; k < MAT_COUNT; k++) {
             size_t rows = matrix_rows(c, k), cols = matrix_cols(c, k);
-            uint64_t stream = mix(seed) + 2 * (l * MAT_COUNT + k);
+            uint64_t stream = random_mix(seed) + 2 * (l * MAT_COUNT + k);
             double in = 1 / sqrt((double)cols), out = 0.1 / sqrt((double)p->rank);
             if (!p->adapted[k]) continue;
             if (k == MAT_O || k == MAT_DOWN) out /= sqrt(2.0 * c->layers);
@@ -60,7 +51,7 @@ static void past_make(KnownPrefix *out, const Plan *p, const ModelConfig *c, uin
 {
     size_t len = (size_t)p->known * c->kv_heads * c->head_dim;
     const float **keys = arena_new(a, const float *, p->layers), **values = arena_new(a, const float *, p->layers);
-    const float *key = numbers(a, len, 1, mix(seed ^ 1)), *value = numbers(a, len, 1, mix(seed ^ 2));
+    const float *key = numbers(a, len, 1, random_mix(seed ^ 1)), *value = numbers(a, len, 1, random_mix(seed ^ 2));
     for (uint32_t l = 0; l < p->layers; l++) keys[l] = key, values[l] = value;
     *out = (KnownPrefix){keys, values};
 }

@@ -1,5 +1,6 @@
 /* text_table.c - a set of strings, numbered. */
 #include "base/text_table.h"
+#include "base/random.h"
 
 #include <string.h>
 
@@ -7,9 +8,7 @@ uint64_t text_hash(const char *text, size_t len)
 {
     uint64_t h = 0xCBF29CE484222325u;
     for (size_t i = 0; i < len; i++) h = (h ^ (uint8_t)text[i]) * 0x100000001B3u;
-    h = (h ^ h >> 30) * 0xBF58476D1CE4E5B9u;
-    h = (h ^ h >> 27) * 0x94D049BB133111EBu;
-    return h ^ h >> 31;
+    return random_mix(h);
 }
 
 static uint32_t *table_slot(const TextTable *t, const char *text, size_t len)

@@ -1,4 +1,5 @@
 /* quant_make.c - where the integers of a quantised base come from: a model's floats, or a seed. */
+#include "base/random.h"
 #include "model/quant.h"
 
 #include <math.h>
@@ -69,13 +70,6 @@ static void bell_make(int8_t bell[256])
 
 typedef struct Synthetic { uint64_t seed; uint32_t head_dim, layers; int8_t bell[256]; } Synthetic;
 
-static uint64_t mix(uint64_t z)                               // splitmix64's finish: a counter becomes a random word
-{
-    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
-    return z ^ z >> 31;
-}
-
 /* Weights whose products keep unit size: rms 1 / sqrt(inputs), what writes the residual less by sqrt(2 layers), as trained models
  * are started; the embedding of rms 1. Scales of rows differ by up to a quarter. */
 static double synthetic_size(const Synthetic *s, const QuantTensor *t)
@@ -93,11 +87,11 @@ static Result synthetic_row(const void *ctx, const QuantTensor *t, size_t row, i
         for (size_t j = 0; j < t->cols; j++) gain[j] = 1;
         return OK;
     }
-    uint64_t state = mix(s->seed + UINT64_C(0x9E3779B97F4A7C15) * (t->at + 1)) + mix(row + UINT64_C(0xD1B54A32D192ED03));
-    double step = ldexp(synthetic_size(s, t) / 32, QUANT_F) * (0.875 + ldexp((double)(mix(state) >> 32), -34));
+    uint64_t state = random_mix(s->seed + RANDOM_STEP * (t->at + 1)) + random_mix(row + UINT64_C(0xD1B54A32D192ED03));
+    double step = ldexp(synthetic_size(s, t) / 32, QUANT_F) * (0.875 + ldexp((double)(random_mix(state) >> 32), -34));
     *scale = step < 1 ? 1 : (int32_t)rint(step);
     for (size_t j = 0; j < t->cols; j += 8) {
-        uint64_t v = mix(state += UINT64_C(0x9E3779B97F4A7C15));
+        uint64_t v = random_draw(&state);
         for (size_t b = 0; b < 8 && j + b < t->cols; b++) steps[j + b] = s->bell[v >> 8 * b & 0xFF];
     }
     return OK;

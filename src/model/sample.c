@@ -3,6 +3,7 @@
  * Nothing is allocated and nothing sorted. Top-p keeps the most likely tokens that together reach p; where the cut lies is
  * found by histograms of weight over the bits of the weights themselves, since positive floats are ordered as their bits
  * are. Three passes of 10 bits settle it exactly; equal weights at the cut are kept from the lowest id on. */
+#include "base/random.h"
 #include "model/model.h"
 
 #include <math.h>
@@ -13,15 +14,6 @@ enum { DIGIT_BITS = 10, DIGITS = 1 << DIGIT_BITS };
 void sampler_init(Sampler *s, float temperature, float top_p, uint64_t seed)
 {
     *s = (Sampler){.temperature = temperature, .top_p = top_p, .state = seed};
-}
-
-/* splitmix64 (Steele, Lea and Flood 2014), as a real in [0, 1). */
-static double sampler_random(Sampler *s)
-{
-    uint64_t z = s->state += UINT64_C(0x9E3779B97F4A7C15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
-    return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
 static uint32_t largest(const float *logits, uint32_t vocab)
@@ -79,7 +71,7 @@ int32_t sampler_pick(Sampler *s, const float *logits, uint32_t vocab)
     if (!(s->temperature > 0)) return (int32_t)best;
     Weights w = {logits, vocab, logits[best], 1.0f / s->temperature};
     Cut cut = cut_find(&w, (double)s->top_p);
-    double left = sampler_random(s) * cut.mass;
+    double left = random_unit(&s->state) * cut.mass;
     for (uint32_t i = 0; i < vocab; i++) {
         uint32_t bits = weight_bits(&w, i);
         if (bits < cut.bits || (bits == cut.bits && cut.ties == 0)) continue;

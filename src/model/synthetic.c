@@ -1,21 +1,16 @@
 /* synthetic.c - models with random weights, for measuring and for tests: no file, any shape. */
 #include <math.h>
+#include "base/random.h"
 #include "model/model.h"
-
-/* SplitMix64. */
-static double uniform(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
-}
 
 /* Nearly normal: the sum of three uniform numbers, of variance 1/4, doubled. */
 static const float *random_values(Arena *a, size_t len, double mean, double deviation, uint64_t *state)
 {
     float *w = arena_new(a, float, len);
-    for (size_t i = 0; i < len; i++) w[i] = (float)(mean + (uniform(state) + uniform(state) + uniform(state) - 1.5) * 2 * deviation);
+    for (size_t i = 0; i < len; i++) {
+        double sum = random_unit(state) + random_unit(state) + random_unit(state);
+        w[i] = (float)(mean + (sum - 1.5) * 2 * deviation);
+    }
     return w;
 }
 

@@ -4,6 +4,7 @@
  * held-out ones fall away, equal ones count once, templates make a prompt and a completion of each, and both are tokenised as
  * one text: what follows a newline has no dummy prefix, in training as in use. A turn after the first is a text of its own. Everything is drawn from (seed, epoch, number of the source), so an
  * epoch can be made again, on another machine too, without anything kept from the last one. */
+#include "base/random.h"
 #include "tune/data.h"
 #include "tune/data_json.h"
 #include "tune/data_split.h"
@@ -37,32 +38,13 @@ typedef struct Loader {
     Arena text;                                // files and records of the source at hand
 } Loader;
 
-// ---- random numbers --------------------------------------------------------------------------------------------------
-
-static uint64_t random_next(uint64_t *state)                          // splitmix64
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
-
+/* The generator's state for a source, or for the order of all. */
 static uint64_t random_from(uint64_t seed, uint64_t epoch, uint64_t source)
 {
     uint64_t state = seed;
-    state = random_next(&state) ^ epoch;
-    state = random_next(&state) ^ source;
-    return random_next(&state);
-}
-
-static double random_unit(uint64_t *state)
-{
-    return (double)(random_next(state) >> 11) * 0x1p-53;
-}
-
-static size_t random_below(uint64_t *state, size_t n)
-{
-    return (size_t)((unsigned __int128)random_next(state) * n >> 64);
+    state = random_draw(&state) ^ epoch;
+    state = random_draw(&state) ^ source;
+    return random_draw(&state);
 }
 
 // ---- records ---------------------------------------------------------------------------------------------------------
@@ -414,7 +396,7 @@ static size_t *order_draw(size_t *length, size_t count, double weight, Loader *l
     for (size_t i = 0; i < (whole + 1) * count; i++) order[i] = i % count;
     size_t *tail = order + whole * count;
     for (size_t i = 0; i < rest; i++) {
-        size_t j = i + random_below(&l->random, count - i), t = tail[i];
+        size_t j = i + random_index(&l->random, count - i), t = tail[i];
         tail[i] = tail[j], tail[j] = t;
     }
     *length = whole * count + rest;
@@ -537,7 +519,7 @@ Result data_load(DataSet *out, const DataSource *sources, size_t count, DataPart
     GUARD(sources_load(&l, sources, count, seed, epoch));
     uint64_t random = random_from(seed, epoch, UINT64_MAX);
     for (size_t i = out->count; i > 1; i--) {
-        size_t j = random_below(&random, i);
+        size_t j = random_index(&random, i);
         Sample last = out->sample[i - 1];
         out->sample[i - 1] = out->sample[j], out->sample[j] = last;
     }

@@ -1,17 +1,12 @@
 /* dropout.c - see dropout.h. */
 #include "tune/dropout.h"
 
+#include "base/random.h"
 #include "model/layers.h"
 
 #include <string.h>
 
-static uint64_t mix(uint64_t z)                // splitmix64's finaliser
-{
-    z += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
+static uint64_t mix(uint64_t z) { return random_draw(&z); }
 
 uint64_t noise_of(uint64_t seed, uint64_t step, uint64_t sample)
 {

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <string.h>
+#include "base/random.h"
 #include "model/layers.h"
 #include "tune/train.h"
 
@@ -134,18 +135,10 @@ void heads_cluster(uint32_t *order, const double *alike, uint32_t count, uint32_
     for (uint32_t tries = 0; size > 1 && tries < 16 * count && heads_swap(order, alike, count, size); tries++) {}
 }
 
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9E3779B97F4A7C15);
-    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
-    return z ^ z >> 31;
-}
-
 static void order_shuffle(uint32_t *order, uint32_t count, uint64_t *state)
 {
     for (uint32_t i = count; i > 1; i--) {
-        uint32_t j = (uint32_t)(next_random(state) % i), v = order[i - 1];
+        uint32_t j = (uint32_t)(random_draw(state) % i), v = order[i - 1];
         order[i - 1] = order[j], order[j] = v;
     }
 }

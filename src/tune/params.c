@@ -1,4 +1,5 @@
 /* params.c - which numbers are trained: their layout in one array, views of it, their start. */
+#include "base/random.h"
 #include "tune/train.h"
 
 #include <math.h>
@@ -184,19 +185,11 @@ void params_bind_layer_grads(Grads *out, const ModelConfig *c, uint32_t first, f
 
 // ---- start -----------------------------------------------------------------------------------------------------------
 
-static double random_uniform(uint64_t *state)  // in [0, 1): splitmix64; weights are no secret, this is no key
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
-}
-
 static void fill_normal(float *x, size_t len, double std, uint64_t *state)
 {
     for (size_t i = 0; i < len; i++) {
-        double radius = sqrt(-2 * log(1 - random_uniform(state)));
-        x[i] = (float)(std * radius * cos(6.283185307179586 * random_uniform(state)));
+        double radius = sqrt(-2 * log(1 - random_unit(state)));
+        x[i] = (float)(std * radius * cos(6.283185307179586 * random_unit(state)));
     }
 }
 
@@ -238,7 +231,7 @@ static void factor_start(void *ctx, uint32_t layer, MatrixKind m, LoraFactor whi
     LoraFactor random = s->adapter->fixed == FACTOR_B ? FACTOR_B : FACTOR_A;
     float *x = which == FACTOR_A ? pair->a : pair->b;
     double bound = which == FACTOR_A ? 1 / sqrt((double)matrix_cols(s->config, m)) : sqrt(3.0 / pair->rank);
-    for (size_t i = 0; i < len; i++) x[i] = which == random ? (float)(bound * (2 * random_uniform(&s->state) - 1)) : 0;
+    for (size_t i = 0; i < len; i++) x[i] = which == random ? (float)(bound * (2 * random_unit(&s->state) - 1)) : 0;
 }
 
 void params_init_adapter(Adapter *adapter, const ModelConfig *c, uint64_t seed)

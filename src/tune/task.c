@@ -10,19 +10,6 @@
 
 enum { FILE_LIMIT = 1 << 28 };
 
-uint64_t random_draw(uint64_t *state)
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
-
-size_t random_index(uint64_t *state, size_t n)
-{
-    return (size_t)((unsigned __int128)random_draw(state) * n >> 64);
-}
-
 bool random_chance(uint64_t *state, unsigned percent)
 {
     return random_index(state, 100) < percent;

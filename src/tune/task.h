@@ -6,6 +6,7 @@
 #ifndef MARILL_TASK_H
 #define MARILL_TASK_H
 
+#include "base/random.h"
 #include "base/text_table.h"
 #include "model/json.h"
 #include "tune/tune.h"
@@ -21,9 +22,7 @@ typedef struct TaskMaker {
     Arena arena;
 } TaskMaker;
 
-uint64_t random_draw(uint64_t *state);                        // splitmix64
-size_t random_index(uint64_t *state, size_t n);               // uniform in 0..n-1
-bool random_chance(uint64_t *state, unsigned percent);
+bool random_chance(uint64_t *state, unsigned percent);        // true for so many of 100 draws
 
 /* {"task", "prompt", "completion"}, to which more may be put before task_line takes it. */
 Json *task_object(const char *task, const char *prompt, const char *completion);
