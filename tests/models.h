@@ -20,7 +20,7 @@ static float *random_gains(Arena *a, size_t len)
 }
 
 /* Weights of rms `size` / sqrt(inputs). */
-__attribute__((unused)) static void random_model(Model *m, const ModelConfig *c, double size)
+static inline void random_model(Model *m, const ModelConfig *c, double size)
 {
     *m = (Model){.config = *c};
     arena_init(&m->arena, false);
@@ -47,7 +47,7 @@ __attribute__((unused)) static void random_model(Model *m, const ModelConfig *c,
 }
 
 /* Factors in the matrices of `kinds` (a bit each), from layer `first` on; delta: size of B A relative to a random matrix. */
-__attribute__((unused)) static void random_adapter(Adapter *a, const ModelConfig *c, uint32_t first, uint32_t rank, unsigned kinds,
+static inline void random_adapter(Adapter *a, const ModelConfig *c, uint32_t first, uint32_t rank, unsigned kinds,
                                                    double delta)
 {
     *a = (Adapter){.layers = c->layers, .first = first};

@@ -9,8 +9,8 @@
 
 typedef struct MemoryFeed { Feed feed; Channel *channel; } MemoryFeed;
 
-static Result memory_read(Feed *f, size_t row, void *out, size_t len) { (void)row; return channel_read(((MemoryFeed *)f)->channel, out, len); }
-static Result memory_write(Feed *f, size_t row, const void *data, size_t len) { (void)row; return channel_send(((MemoryFeed *)f)->channel, data, len); }
+static inline Result memory_read(Feed *f, size_t row, void *out, size_t len) { (void)row; return channel_read(((MemoryFeed *)f)->channel, out, len); }
+static inline Result memory_write(Feed *f, size_t row, const void *data, size_t len) { (void)row; return channel_send(((MemoryFeed *)f)->channel, data, len); }
 
 enum { PARTY_RECORDS = 64 };
 typedef struct Record { size_t len; unsigned n; uint64_t *c, *s; } Record;
@@ -34,7 +34,7 @@ static uint64_t *copy_words(Arena *a, const uint64_t *w, size_t len)
 }
 
 /* Keeps a wire's shares for the comparison. */
-__attribute__((unused)) static void party_record(Party *p, Wire w)
+static inline void party_record(Party *p, Wire w)
 {
     ASSERT(p->records < PARTY_RECORDS);
     size_t len = layout_len(w.at);
@@ -45,7 +45,7 @@ __attribute__((unused)) static void party_record(Party *p, Wire w)
 typedef struct PinLink { pthread_mutex_t lock; pthread_cond_t ready; uint8_t *bytes; } PinLink;
 static PinLink pin_link = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL};
 
-__attribute__((unused)) static void party_pin(Party *p, Pinned *m)
+static inline void party_pin(Party *p, Pinned *m)
 {
     if (p->role != ROLE_SERVER && p->role != ROLE_THIRD) return;
     pthread_mutex_lock(&pin_link.lock);
@@ -72,7 +72,7 @@ static void segment_keys(uint8_t (*keys)[KEY_BYTES], uint64_t first, size_t rows
     }
 }
 
-__attribute__((unused)) static void party_begin(Party *p, size_t rows, uint64_t first)
+static inline void party_begin(Party *p, size_t rows, uint64_t first)
 {
     uint8_t c[256][KEY_BYTES], s[256][KEY_BYTES];
     ASSERT(rows <= 256);
@@ -82,18 +82,36 @@ __attribute__((unused)) static void party_begin(Party *p, size_t rows, uint64_t 
                  p->role == ROLE_SERVER || third ? (const uint8_t (*)[KEY_BYTES])s : NULL);
 }
 
-static void *party_thread(void *ctx)
+static void party_seed(Party *p)
 {
-    Party *p = ctx;
     static const uint8_t seed[KEY_BYTES] = {3}, pad[KEY_BYTES] = {4};
     arena_init(&p->session, false);
     if (p->role != ROLE_THIRD && p->role != ROLE_COUNT) engine_shared_seed(p->engine, seed), engine_pad_seed(p->engine, pad);
+}
+
+/* One role with nobody to talk to: CLEAR, COUNT, or T before it deals. */
+static inline void party_alone(Party *p, Role role)
+{
+    *p = (Party){.role = role, .engine = engine_new(role, NULL, NULL)};
+    party_seed(p);
+}
+
+static inline void party_end(Party *p)
+{
+    engine_free(p->engine);
+    arena_free(&p->session);
+}
+
+static void *party_thread(void *ctx)
+{
+    Party *p = ctx;
+    party_seed(p);
     p->program(p);
     return NULL;
 }
 
 /* Runs the program as all five roles; party[role] afterwards holds what each recorded. */
-static void parties_run(Party party[5], void (*program)(Party *), void *ctx)
+static inline void parties_run(Party party[5], void (*program)(Party *), void *ctx)
 {
     Channel *cs[2], *ts[2];
     channel_memory(&cs[0], &cs[1]);
@@ -120,13 +138,13 @@ static void parties_run(Party party[5], void (*program)(Party *), void *ctx)
     for (int i = 0; i < 2; i++) channel_close(cs[i]), channel_close(ts[i]);
 }
 
-static void parties_end(Party party[5])
+static inline void parties_end(Party party[5])
 {
-    for (int r = ROLE_CLIENT; r <= ROLE_COUNT; r++) engine_free(party[r].engine), arena_free(&party[r].session);
+    for (int r = ROLE_CLIENT; r <= ROLE_COUNT; r++) party_end(&party[r]);
 }
 
 /* C's and S's recorded shares must be those of CLEAR, in the wire's ring. */
-__attribute__((unused)) static void parties_compare(const Party party[5])
+static inline void parties_compare(const Party party[5])
 {
     const Party *clear = &party[ROLE_CLEAR];
     CHECK_EQUAL(clear->records, party[ROLE_CLIENT].records);
@@ -144,7 +162,7 @@ __attribute__((unused)) static void parties_compare(const Party party[5])
 }
 
 /* The value of word i of record k. */
-__attribute__((unused)) static double record_value(const Party *p, size_t k, size_t i, unsigned f)
+static inline double record_value(const Party *p, size_t k, size_t i, unsigned f)
 {
     return ldexp((double)ring_signed(p->record[k].c[i] + p->record[k].s[i], p->record[k].n), -(int)f);
 }

@@ -10,7 +10,7 @@
 enum { TAPE_PLACE = 16, TAPE_PLACE_BYTES = 24 };       // of its file, in the state: inode, seconds and nanoseconds of birth; its volume follows
 
 /* A file in the test's folder; good for four calls. */
-__attribute__((unused)) static char *path_of(const char *name)
+static inline char *path_of(const char *name)
 {
     static char path[4][128];
     static const char *folder;
@@ -22,7 +22,7 @@ __attribute__((unused)) static char *path_of(const char *name)
 }
 
 /* Puts an older state back as an image of the whole disk would: the file is what the state says it is. */
-__attribute__((unused)) static void tape_put_back(const char *path, const Buffer *state)
+static inline void tape_put_back(const char *path, const Buffer *state)
 {
     Buffer b = {0};
     struct statx s;
@@ -41,7 +41,7 @@ __attribute__((unused)) static void tape_put_back(const char *path, const Buffer
 }
 
 /* cp: a new file, or over the old one. */
-__attribute__((unused)) static void tape_copy(const char *to, const char *from, bool over)
+static inline void tape_copy(const char *to, const char *from, bool over)
 {
     Buffer b = {0};
     CHECK_OK(file_read(&b, from, 1 << 16));

@@ -43,7 +43,7 @@ static TestCase *test_first, **test_last = &test_first;
 #define SKIP(why) do { printf("    skipped (%s)\n", why); fflush(stdout); exit(77); } while (0)
 
 /* Where the development data lies; skips the case if it is absent. */
-__attribute__((unused)) static const char *test_data(const char *name)
+static inline const char *test_data(const char *name)
 {
     static char path[4096];
     snprintf(path, sizeof path, "%s/../shared/data/%s", SOURCE_DIR, name);
@@ -51,7 +51,7 @@ __attribute__((unused)) static const char *test_data(const char *name)
     return path;
 }
 /* A fresh folder for this case's files, removed with the machine's temporary files. */
-__attribute__((unused)) static const char *test_folder(void)
+static inline const char *test_folder(void)
 {
     static char path[] = "/tmp/marill-test-XXXXXX";
     static bool made;
@@ -59,7 +59,7 @@ __attribute__((unused)) static const char *test_folder(void)
     made = true;
     return path;
 }
-__attribute__((unused)) static double test_random(void)   // uniform in [0, 1), the same in every run
+static inline double test_random(void)   // uniform in [0, 1), the same in every run
 {
     static uint64_t s = 0x9E3779B97F4A7C15u;
     s ^= s << 13, s ^= s >> 7, s ^= s << 17;

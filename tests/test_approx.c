@@ -1,11 +1,10 @@
 /* test_approx.c - variants that exist to be compared with: pruned heads, polynomials and ReLU in place of the activation and of the
  * exponential. Each against the float network, in batches and one by one, as three parties against the ideal functionality, and in
  * what it costs. */
-#include "models.h"
-#include "model/secure.h"
-#include "parties.h"
+#include "networks.h"
+#include "plans.h"
 
-enum { EVERY = (1 << MAT_COUNT) - 1, LAYERS_MOST = 3, FIRST = 5, THEN = 2, ALL = FIRST + THEN, TEXT = 600 };
+enum { LAYERS_MOST = 3 };
 
 /* kept: key-value heads that are left, 0 for all of them. */
 typedef struct Case {
@@ -20,12 +19,8 @@ typedef struct Case {
     Softmax softmax;
 } Case;
 
-#define PLAIN_SHAPE {.width = 32, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 48, .vocab = 40, .context = 24, \
-                     .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
 #define GROUPED_SHAPE {.width = 30, .layers = 3, .heads = 8, .kv_heads = 4, .head_dim = 10, .ffn = 37, .vocab = 33, .context = 70, \
                        .norm_eps = 1e-6f, .rope_theta = 500000, .rope = {8, 1, 4, 16}, .tied = true, .bos = 1, .eos = 2}
-#define GPT2_SHAPE {.arch = ARCH_GPT2, .width = 36, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 50, .vocab = 40, \
-                    .context = 40, .norm_eps = 1e-5f, .rope = {.factor = 1}, .bos = 1, .eos = 2}
 
 static const Case cases[] = {
     {PLAIN_SHAPE, 0, 4, EVERY, PREFER_EXCHANGES, PRIVATE_LORA, false, 1, 3, 0, 0},
@@ -49,11 +44,6 @@ static const Case cases[] = {
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
-static Model model;
-static Adapter adapter;
-static Plan plan;
-static const Adapter *with;                    // the adapter, or NULL
-static int32_t tokens[TEXT];
 static uint32_t head_order[LAYERS_MOST * 8];
 
 static Variant variant_of(const Case *c)
@@ -68,42 +58,11 @@ static Variant variant_of(const Case *c)
 
 static void setup(const Case *c)
 {
-    model_free(&model), arena_free(&adapter.arena), plan_free(&plan);
-    random_model(&model, &c->config, 1.5);
-    if (c->quantised) {
-        Model floats = model;
-        CHECK_OK(model_quantise(&floats, test_folder(), NULL));
-        CHECK_OK(model_open(&model, test_folder()));
-        model_free(&floats);
-    }
-    with = NULL;
-    if (c->rank) random_adapter(&adapter, &c->config, c->frozen, c->rank, c->kinds, 0.5), with = &adapter;
-    for (size_t i = 0; i < TEXT; i++) tokens[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
-    PlanOptions o = {.frozen = c->frozen, .prefer = c->prefer, .private_part = c->private_part, .variant = variant_of(c)};
-    CHECK_OK(plan_make(&plan, &model, with, &o, tokens, TEXT));
-}
-
-/* Keys and values of the known position, hidden states at the cut of `rows` tokens after it, and the float network's logits. */
-typedef struct Prompt { const float *keys[LAYERS_MOST], *values[LAYERS_MOST]; float *x, *want; } Prompt;
-
-static Prompt prompt_new(size_t rows, Arena *a)
-{
-    const ModelConfig *c = &model.config;
-    Prompt p = {.x = arena_new(a, float, (rows + 1) * c->width), .want = arena_new(a, float, (rows + 1) * c->vocab)};
-    int32_t *all = arena_new(a, int32_t, rows + 1);
-    all[0] = c->bos;
-    memcpy(all + 1, tokens + 40, rows * sizeof *all);
-    PlainState *whole = plain_new(&model, with, plan.context, a), *cut = plain_new(&model, with, plan.context, a);
-    Variant variant = plan_variant(&plan);
-    plain_vary(whole, &variant);
+    network_new(&c->config, 1.5, c->quantised);
+    network_adapt(c->frozen, c->rank, c->kinds, 0.5);
+    text_draw();
+    network_plan(&(PlanOptions){.frozen = c->frozen, .prefer = c->prefer, .private_part = c->private_part, .variant = variant_of(c)});
     CHECK_EQUAL(1, plan.known);
-    CHECK_OK(plain_forward(whole, p.want, all, rows + 1));
-    CHECK_OK(plain_embed(cut, p.x, all, rows + 1));
-    plain_layers(cut, p.x, rows + 1, 0, plan.frozen);
-    for (uint32_t l = 0; l < plan.layers; l++)
-        p.keys[l] = plain_keys(whole, plan.frozen + l), p.values[l] = plain_values(whole, plan.frozen + l);
-    p.x += c->width, p.want += c->vocab;
-    return p;
 }
 
 // ---- moves -----------------------------------------------------------------------------------------------------------
@@ -163,111 +122,26 @@ TEST(polynomials_and_signs)
     parties_end(party);
 }
 
-// ---- CLEAR -----------------------------------------------------------------------------------------------------------
-
-/* The prompt in batches of so many rows; logits (rows, vocab). */
-static void clear_run(const Prompt *p, size_t rows, size_t batch, float *logits)
-{
-    static const uint8_t seed[KEY_BYTES] = {3}, pad[KEY_BYTES] = {4};
-    Party here = {.engine = engine_new(ROLE_CLEAR, NULL, NULL), .role = ROLE_CLEAR};
-    SecureNet *net;
-    arena_init(&here.session, false);
-    engine_shared_seed(here.engine, seed), engine_pad_seed(here.engine, pad);
-    CHECK_OK(secure_new(&net, here.engine, &here.session, &model.config, &plan, &model, with));
-    KnownPrefix known = {p->keys, p->values};
-    for (size_t at = 0, n; at < rows; at += n) {
-        n = rows - at < batch ? rows - at : batch;
-        party_begin(&here, n, at);
-        CHECK_OK(secure_forward(net, n, p->x + at * model.config.width, &known, logits + at * model.config.vocab, false));
-    }
-    engine_free(here.engine);
-    arena_free(&here.session);
-}
+// ---- networks --------------------------------------------------------------------------------------------------------
 
 TEST(close_to_the_float_network)
 {
-    for (size_t i = 0; i < CASES; i++) {
-        Arena a;
-        arena_init(&a, false);
-        setup(&cases[i]);
-        size_t rows = plan.context - plan.known, len = rows * model.config.vocab;
-        Prompt p = prompt_new(rows, &a);
-        float *got = arena_new(&a, float, len);
-        clear_run(&p, rows, rows, got);
-        double most = 0, error = 0, size = 0;
-        for (size_t j = 0; j < len; j++) {
-            double d = (double)got[j] - (double)p.want[j];
-            most = fmax(most, fabs(d)), error += d * d, size += (double)p.want[j] * (double)p.want[j];
-        }
-        double rms = sqrt(error / (double)len), of = sqrt(size / (double)len);
-        printf("    case %zu: logits of rms %.3f, error max %.4f, rms %.5f\n", i, of, most, rms);
-        CHECK(most < 0.1 * of && rms < 0.02 * of);
-        arena_free(&a);
-    }
+    for (size_t i = 0; i < CASES; i++) setup(&cases[i]), clear_is_close("case", i);
 }
 
 TEST(a_batch_is_its_positions_one_by_one)
 {
-    for (size_t i = 0; i < CASES; i++) {
-        Arena a;
-        arena_init(&a, false);
-        setup(&cases[i]);
-        size_t rows = 9, len = rows * model.config.vocab;
-        Prompt p = prompt_new(rows, &a);
-        float *at_once = arena_new(&a, float, len), *each = arena_new(&a, float, len);
-        clear_run(&p, rows, rows, at_once), clear_run(&p, rows, 1, each);
-        for (size_t j = 0; j < len; j++) CHECK(at_once[j] == each[j]);
-        arena_free(&a);
-    }
-}
-
-// ---- three parties ---------------------------------------------------------------------------------------------------
-
-typedef struct Run { Prompt prompt; float *logits[5]; } Run;
-
-static void program(Party *p)
-{
-    Run *run = p->ctx;
-    bool private = p->role == ROLE_SERVER || p->role == ROLE_CLEAR, client = p->role == ROLE_CLIENT || p->role == ROLE_CLEAR;
-    SecureNet *net;
-    Pinned *const *pins;
-    CHECK_OK(secure_new(&net, p->engine, &p->session, &model.config, &plan, private || client ? &model : NULL, private ? with : NULL));
-    for (size_t i = 0, count = secure_pins(net, &pins); i < count; i++) party_pin(p, pins[i]);
-    KnownPrefix known = {run->prompt.keys, run->prompt.values};
-    float *logits = run->logits[p->role] = arena_new(&p->session, float, ALL * model.config.vocab);
-    for (size_t at = 0, rows = FIRST; at < ALL; at += rows, rows = 1) {
-        uint8_t keys[ALL][KEY_BYTES];
-        segment_keys(keys, at, ALL - at, 1);
-        if (p->role == ROLE_CLIENT && at == 0) CHECK_OK(secure_ahead(net, ALL, 0, (const uint8_t (*)[KEY_BYTES])keys));
-        party_begin(p, rows, at);
-        CHECK_OK(secure_forward(net, rows, client ? run->prompt.x + at * model.config.width : NULL, private ? &known : NULL,
-                                logits + at * model.config.vocab, at + 1 == ALL));
-    }
+    for (size_t i = 0; i < CASES; i++) setup(&cases[i]), clear_is_the_same_one_by_one(9);
 }
 
 TEST(three_parties_give_what_the_specification_gives_at_the_cost_of_the_plan)
 {
+    static const Step steps[] = {{.rows = 5, .ahead = 7}, {.rows = 1}, {.rows = 1, .last_only = true}, {0}};
     for (size_t i = 0; i < CASES; i++) {
-        Arena a;
-        arena_init(&a, false);
         setup(&cases[i]);
-        Run run = {.prompt = prompt_new(ALL, &a)};
-        Party party[5];
-        parties_run(party, program, &run);
-        for (size_t j = 0; j < ALL * model.config.vocab; j++) CHECK(run.logits[ROLE_CLEAR][j] == run.logits[ROLE_CLIENT][j]);
-        Cost total = {0}, spent = engine_cost(party[ROLE_SERVER].engine);
-        for (uint32_t at = 0, rows = FIRST; at < ALL; at += rows, rows = 1) {
-            Cost c;
-            CHECK_OK(plan_cost(&c, &plan, &model.config, at ? plan.known + at : 0, rows, at + 1 == ALL));
-            total.exchanges += c.exchanges, total.bytes.client_to_server += c.bytes.client_to_server;
-            total.bytes.server_to_client += c.bytes.server_to_client, total.bytes.third_to_server += c.bytes.third_to_server;
-        }
-        CHECK_EQUAL(total.exchanges, spent.exchanges);
-        CHECK_EQUAL(total.bytes.client_to_server, spent.bytes.client_to_server);
-        CHECK_EQUAL(total.bytes.server_to_client, spent.bytes.server_to_client);
-        CHECK_EQUAL(total.bytes.third_to_server, spent.bytes.third_to_server);
-        parties_end(party);
-        arena_free(&a);
+        Run run = {.prompt = prompt_new(tokens + 40, 7), .steps = steps};
+        run_agrees(&run);
+        run_end(&run);
     }
 }
 
@@ -276,19 +150,10 @@ TEST(three_parties_give_what_the_specification_gives_at_the_cost_of_the_plan)
 TEST(plans_as_json_and_back)
 {
     for (size_t i = 0; i < CASES; i++) {
-        Buffer text[2] = {{0}, {0}};
         Plan again;
-        uint8_t hash[2][HASH_BYTES];
         setup(&cases[i]);
-        plan_json(&plan, &text[0]);
-        CHECK_OK(plan_parse(&again, (const char *)text[0].data, text[0].len));
-        CHECK_OK(plan_check(&again, &model.config));
-        plan_json(&again, &text[1]);
-        CHECK(text[0].len == text[1].len && !memcmp(text[0].data, text[1].data, text[0].len));
-        plan_hash(&plan, &model.config, hash[0]), plan_hash(&again, &model.config, hash[1]);
-        CHECK(!memcmp(hash[0], hash[1], HASH_BYTES));
+        plan_returns(&again, &plan, &model.config);
         plan_free(&again);
-        buffer_free(&text[0]), buffer_free(&text[1]);
     }
 }
 

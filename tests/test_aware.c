@@ -322,20 +322,17 @@ static double learner_run(Learner *w, uint64_t step, bool backward)
 /* CLEAR's mean loss over the samples, by a plan of CELLS cells. */
 static double clear_loss(Learner *w)
 {
-    static const uint8_t seed[KEY_BYTES] = {3}, pad[KEY_BYTES] = {4};
     static float x[LENGTH * 32], logits[LENGTH * 40];
     const uint32_t rows = LENGTH - 1, vocab = shape.vocab;
-    Party here = {.role = ROLE_CLEAR, .engine = engine_new(ROLE_CLEAR, NULL, NULL)};
+    Party here;
     SecureNet *net;
     Plan p;
-    Arena session;
     double loss = 0;
     PlanOptions o = {.private_part = PRIVATE_LAYERS, .variant.cells = CELLS};
     CHECK_OK(plan_make(&p, &w->model, NULL, &o, w->text, w->text_len));
-    arena_init(&session, false);
-    engine_shared_seed(here.engine, seed), engine_pad_seed(here.engine, pad);
-    CHECK_OK(secure_new(&net, here.engine, &session, &w->model.config, &p, &w->model, NULL));
-    PlainState *plain = plain_new(&w->model, NULL, p.context, &session);
+    party_alone(&here, ROLE_CLEAR);
+    CHECK_OK(secure_new(&net, here.engine, &here.session, &w->model.config, &p, &w->model, NULL));
+    PlainState *plain = plain_new(&w->model, NULL, p.context, &here.session);
     CHECK_OK(plain_forward(plain, logits, &shape.bos, 1));
     const float *keys[] = {plain_keys(plain, 0), plain_keys(plain, 1)}, *values[] = {plain_values(plain, 0), plain_values(plain, 1)};
     for (size_t i = 0; i < SAMPLES; i++) {
@@ -346,9 +343,8 @@ static double clear_loss(Learner *w)
         CHECK_OK(secure_forward(net, rows, x, &(KnownPrefix){keys, values}, logits, false));
         for (size_t r = 0; r + 1 < rows; r++) loss += cross_entropy(logits + r * vocab, vocab, token[r + 2]) / (SAMPLES * (rows - 1));
     }
-    engine_free(here.engine);
+    party_end(&here);
     plan_free(&p);
-    arena_free(&session);
     return loss;
 }
 

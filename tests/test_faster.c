@@ -2,12 +2,11 @@
  * place of row maxima, attention and feed-forward side by side. Against the float
  * network, as three parties against the ideal functionality, in exchanges and bytes, and as plans that lie. */
 #define TEST_SECONDS 200
-#include "models.h"
-#include "model/secure.h"
 #include "mpc/table.h"
-#include "parties.h"
+#include "networks.h"
+#include "plans.h"
 
-enum { EVERY = (1 << MAT_COUNT) - 1, NO_ATTENTION = EVERY - (1 << MAT_Q | 1 << MAT_K | 1 << MAT_V) };
+enum { NO_ATTENTION = EVERY - (1 << MAT_Q | 1 << MAT_K | 1 << MAT_V) };
 
 typedef struct Change { bool norms, bounds, beside; } Change;
 
@@ -25,10 +24,6 @@ typedef struct Form {
 
 #define LLAMA {.width = 32, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .vocab = 40, .context = 40, \
                .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
-#define GPT2 {.arch = ARCH_GPT2, .width = 36, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 50, .vocab = 40, .context = 40, \
-              .norm_eps = 1e-5f, .rope = {.factor = 1}, .bos = 1, .eos = 2}
-#define NARROW {.width = 12, .layers = 1, .heads = 1, .kv_heads = 1, .head_dim = 2, .ffn = 1, .vocab = 17, .context = 12, \
-                .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
 #define LONG {.width = 24, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 6, .ffn = 20, .vocab = 17, .context = 230, \
               .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
 
@@ -45,36 +40,30 @@ static const Form forms[] = {
     {LLAMA, 0, 0, FOLD, LAYERS, {.norms = true}, 15, .known = 2},
     {LLAMA, 3, EVERY, LEAN, LAYERS, {.norms = true}, 15, .merge = 2},
     {LLAMA, 0, 0, FOLD, LAYERS, {.norms = true}, 15, .quantised = true},
-    {GPT2, 0, 0, FOLD, LAYERS, {.norms = true}, 14, .merge = 2, .known = 4},
-    {GPT2, 3, 1 << MAT_V | 1 << MAT_O | 1 << MAT_GATE, LEAN, LAYERS, {.norms = true}, 15, .frozen = 1},
+    {GPT2_SHAPE, 0, 0, FOLD, LAYERS, {.norms = true}, 14, .merge = 2, .known = 4},
+    {GPT2_SHAPE, 3, 1 << MAT_V | 1 << MAT_O | 1 << MAT_GATE, LEAN, LAYERS, {.norms = true}, 15, .frozen = 1},
     {LLAMA, 4, EVERY, FOLD, LORA, {.bounds = true}, 16, .merge = 2},
     {LLAMA, 4, EVERY, LEAN, LORA, {.bounds = true}, 21, .known = 3},
     {LLAMA, 0, 0, LEAN, LAYERS, {.bounds = true}, 21, .frozen = 1},
     {LLAMA, 4, NO_ATTENTION, FOLD, LORA, {.norms = true, .bounds = true}, 12, .merge = 2, .known = 5},
-    {GPT2, 0, 0, FOLD, LAYERS, {.bounds = true}, 15, .merge = 2},
-    {GPT2, 0, 0, LEAN, LAYERS, {.norms = true, .bounds = true}, 13, .known = 3},
+    {GPT2_SHAPE, 0, 0, FOLD, LAYERS, {.bounds = true}, 15, .merge = 2},
+    {GPT2_SHAPE, 0, 0, LEAN, LAYERS, {.norms = true, .bounds = true}, 13, .known = 3},
     {LLAMA, 4, EVERY, FOLD, LORA, {.beside = true}, 12, .merge = 2, .known = 2},
     {LLAMA, 4, EVERY, LEAN, LORA, {.beside = true}, 15, .frozen = 1},
     {LLAMA, 0, 0, FOLD, LAYERS, {.beside = true}, 12, .known = 3},
     {LLAMA, 3, EVERY, LEAN, LAYERS, {.beside = true}, 15, .merge = 2},
     {LLAMA, 3, 1 << MAT_Q | 1 << MAT_UP | 1 << MAT_O | 1 << MAT_DOWN, FOLD, LORA, {.beside = true}, 12, .quantised = true},
-    {GPT2, 0, 0, FOLD, LAYERS, {.beside = true}, 11, .merge = 2},
-    {GPT2, 0, 0, LEAN, LAYERS, {.beside = true, .bounds = true}, 12, .known = 3},
+    {GPT2_SHAPE, 0, 0, FOLD, LAYERS, {.beside = true}, 11, .merge = 2},
+    {GPT2_SHAPE, 0, 0, LEAN, LAYERS, {.beside = true, .bounds = true}, 12, .known = 3},
     {LLAMA, 4, EVERY, FOLD, LORA, {.norms = true, .beside = true}, 11, .known = 3},
     {LLAMA, 4, EVERY, FOLD, LORA, {.norms = true, .bounds = true, .beside = true}, 9, .merge = 2},
     {LLAMA, 4, NO_ATTENTION, FOLD, LORA, {.norms = true, .bounds = true, .beside = true}, 8, .frozen = 1},
     {LLAMA, 3, EVERY, LEAN, LORA, {.norms = true, .bounds = true, .beside = true}, 11, .quantised = true},
     {LLAMA, 0, 0, LEAN, LAYERS, {.norms = true, .bounds = true, .beside = true}, 9, .known = 5},
-    {NARROW, 0, 0, FOLD, LORA, {.norms = true}, 12, .known = 0},
-    {NARROW, 2, EVERY, FOLD, LORA, {.norms = true}, 15, .known = 0}};
+    {NARROW_SHAPE, 0, 0, FOLD, LORA, {.norms = true}, 12, .known = 0},
+    {NARROW_SHAPE, 2, EVERY, FOLD, LORA, {.norms = true}, 15, .known = 0}};
 enum { FORMS = sizeof forms / sizeof *forms };
 
-static Model model;
-static Adapter adapter;
-static const Adapter *with;                    // the adapter, or NULL
-static Plan plan;
-enum { KNOWN_MOST = 80, TEXT = 600 };
-static int32_t tokens[TEXT], prefix[KNOWN_MOST];
 static float norm[64], bound[64];
 
 // ---- a model that was tuned so ---------------------------------------------------------------------------------------
@@ -120,211 +109,83 @@ static void variant_make(Variant *v, const Form *f)
 
 static void setup(const Form *f)
 {
-    model_free(&model), arena_free(&adapter.arena);
-    plan_free(&plan);
-    random_model(&model, &f->config, f->change.bounds ? 0.5 : 1.2);   // scores of a size that trained models have, though held norms do not even rows out
-    if (f->quantised) {
-        Model floats = model;
-        CHECK_OK(model_quantise(&floats, test_folder(), NULL));
-        CHECK_OK(model_open(&model, test_folder()));
-        model_free(&floats);
-    }
-    with = NULL, adapter = (Adapter){0};
-    if (f->rank) random_adapter(&adapter, &f->config, f->frozen, f->rank, f->kinds, f->change.bounds ? 0.1 : 0.5), with = &adapter;
-    for (size_t i = 0; i < TEXT; i++) tokens[i] = 3 + (int32_t)(test_random() * (f->config.vocab - 3));
-    prefix[0] = f->config.bos;
-    for (size_t i = 1; i < KNOWN_MOST; i++) prefix[i] = 3 + (int32_t)(test_random() * (f->config.vocab - 3));
+    network_new(&f->config, f->change.bounds ? 0.5 : 1.2, f->quantised);   // scores of a size that trained models have, though held norms do not even rows out
+    network_adapt(f->frozen, f->rank, f->kinds, f->change.bounds ? 0.1 : 0.5);
+    text_draw();
+    ids_draw(prefix + 1, KNOWN_MOST - 1);
     PlanOptions o = {.frozen = f->frozen, .prefer = f->prefer, .private_part = f->private_part, .prefix = prefix + 1, .prefix_len = f->known};
     variant_make(&o.variant, f);
-    CHECK_OK(plan_make(&plan, &model, with, &o, tokens, TEXT));
-}
-
-/* Hidden states at the cut of `rows` tokens behind the known ones, and what the float network makes of them. */
-typedef struct Prompt { const float *keys[32], *values[32]; float *x, *want; } Prompt;
-static Arena prompt_arena;
-
-static Prompt prompt_new(const int32_t *ids, size_t rows)
-{
-    const ModelConfig *c = &model.config;
-    Prompt p = {0};
-    size_t all = plan.known + rows;
-    int32_t *id = malloc(all * sizeof *id);
-    arena_free(&prompt_arena);
-    arena_init(&prompt_arena, false);
-    memcpy(id, prefix, plan.known * sizeof *id), memcpy(id + plan.known, ids, rows * sizeof *id);
-    p.x = arena_new(&prompt_arena, float, all * c->width), p.want = arena_new(&prompt_arena, float, all * c->vocab);
-    PlainState *whole = plain_new(&model, with, plan.context, &prompt_arena), *cut = plain_new(&model, with, plan.context, &prompt_arena);
-    Variant variant = plan_variant(&plan);
-    plain_vary(whole, &variant);
-    CHECK_OK(plain_forward(whole, p.want, id, all));
-    CHECK_OK(plain_embed(cut, p.x, id, all));
-    plain_layers(cut, p.x, all, 0, plan.frozen);
-    for (uint32_t l = 0; l < plan.layers; l++)
-        p.keys[l] = plain_keys(whole, plan.frozen + l), p.values[l] = plain_values(whole, plan.frozen + l);
-    p.x += plan.known * c->width, p.want += plan.known * c->vocab;
-    free(id);
-    return p;
+    network_plan(&o);
 }
 
 // ---- all five roles --------------------------------------------------------------------------------------------------
 
-/* Batches of a conversation, the number of rows each; 0 ends them. ahead: before which the client works ahead. */
-typedef struct Run { Prompt prompt; const size_t *batch; size_t ahead; float *logits[5]; } Run;
-
-static void program(Party *p)
-{
-    Run *run = p->ctx;
-    bool private = p->role == ROLE_SERVER || p->role == ROLE_CLEAR, client = p->role == ROLE_CLIENT || p->role == ROLE_CLEAR;
-    SecureNet *net;
-    Pinned *const *pins;
-    CHECK_OK(secure_new(&net, p->engine, &p->session, &model.config, &plan, private || client ? &model : NULL, private ? with : NULL));
-    for (size_t i = 0, count = secure_pins(net, &pins); i < count; i++) party_pin(p, pins[i]);
-    KnownPrefix known = {run->prompt.keys, run->prompt.values};
-    size_t width = model.config.width, vocab = model.config.vocab, at = 0, rows = 0;
-    for (const size_t *b = run->batch; *b; b++) rows += *b;
-    float *logits = run->logits[p->role] = arena_new(&p->session, float, rows * vocab);
-    for (size_t i = 0; run->batch[i]; at += run->batch[i++]) {
-        uint8_t keys[4][KEY_BYTES];
-        segment_keys(keys, at, 4, 1);
-        if (p->role == ROLE_CLIENT && i == run->ahead) CHECK_OK(secure_ahead(net, 4, at, (const uint8_t (*)[KEY_BYTES])keys));
-        party_begin(p, run->batch[i], at);
-        CHECK_OK(secure_forward(net, run->batch[i], client ? run->prompt.x + at * width : NULL, private ? &known : NULL, logits + at * vocab, false));
-    }
-}
-
-static void add_cost(Cost *total, const Cost *c)
-{
-    total->exchanges += c->exchanges, total->bytes.client_to_server += c->bytes.client_to_server;
-    total->bytes.server_to_client += c->bytes.server_to_client, total->bytes.third_to_server += c->bytes.third_to_server;
-}
-
-/* The parties give what CLEAR gives, to the bit, at the cost that the plan names; returns CLEAR's logits in `party`. */
-static void parties_agree(Party party[5], Run *run, size_t rows)
-{
-    Cost total = {0};
-    uint32_t at = 0;
-    parties_run(party, program, run);
-    for (size_t j = 0; j < rows * model.config.vocab; j++) CHECK(run->logits[ROLE_CLEAR][j] == run->logits[ROLE_CLIENT][j]);
-    for (const size_t *b = run->batch; *b; at += (uint32_t)*b++) {
-        Cost c;
-        CHECK_OK(plan_cost(&c, &plan, &model.config, at ? plan.known + at : 0, *b, false));
-        add_cost(&total, &c);
-    }
-    Cost spent = engine_cost(party[ROLE_SERVER].engine);
-    CHECK_EQUAL(total.exchanges, spent.exchanges);
-    CHECK(total.bytes.client_to_server == spent.bytes.client_to_server && total.bytes.server_to_client == spent.bytes.server_to_client);
-    CHECK_EQUAL(total.bytes.third_to_server, spent.bytes.third_to_server);
-}
-
-static void close_to_plain(const float *got, const float *want, size_t len, const char *name, size_t form)
-{
-    double most = 0, squares = 0, size = 0;
-    for (size_t i = 0; i < len; i++) {
-        double d = fabs((double)got[i] - (double)want[i]);
-        most = fmax(most, d), squares += d * d, size += (double)want[i] * (double)want[i];
-    }
-    double rms = sqrt(squares / (double)len), scale = sqrt(size / (double)len);
-    printf("    %s %zu: logits of rms %.3f, error max %.4f, rms %.5f\n", name, form, scale, most, rms);
-    fflush(stdout);
-    CHECK(most < 0.1 * scale && rms < 0.02 * scale);
-}
-
 TEST(parties_clear_and_plain_agree)
 {
-    static const size_t batch[] = {5, 1, 1, 3, 0};
     for (size_t i = 0; i < FORMS; i++) {
         setup(&forms[i]);
-        Run run = {.prompt = prompt_new(tokens + 40, 10), .batch = batch, .ahead = i % 3};
-        Party party[5];
+        Step steps[] = {{.rows = 5}, {.rows = 1}, {.rows = 1}, {.rows = 3}, {0}};
+        Run run = {.prompt = prompt_new(tokens + 40, 10), .steps = steps};
         Cost c;
-        parties_agree(party, &run, 10);
-        close_to_plain(run.logits[ROLE_CLEAR], run.prompt.want, 10 * model.config.vocab, "form", i);
+        steps[i % 3].ahead = 4;
+        run_agrees(&run);
+        logits_close(run.prompt.want, run.logits[ROLE_CLEAR], 10, "form", i);
         CHECK_OK(plan_cost(&c, &plan, &model.config, 0, 3, true));
         CHECK_EQUAL(plan.layers * forms[i].each + 5, c.exchanges);
-        parties_end(party);
+        run_end(&run);
     }
 }
 
 /* Contexts of several pages, a known prefix of more than one of them. */
 TEST(long_conversations_agree)
 {
-    static const size_t batch[] = {58, 1, 1, 1, 60, 9, 0};
+    static const Step steps[] = {{.rows = 58}, {.rows = 1, .ahead = 4}, {.rows = 1}, {.rows = 1}, {.rows = 60}, {.rows = 9}, {0}};
     static const Form longer[] = {{LONG, 3, EVERY, FOLD, LORA, {.norms = true}, 15, .merge = 2},
                                   {LONG, 0, 0, LEAN, LAYERS, {.norms = true}, 15, .known = 68, .frozen = 1}};
     for (size_t i = 0; i < sizeof longer / sizeof *longer; i++) {
         setup(&longer[i]);
-        Run run = {.prompt = prompt_new(tokens + 40, 130), .batch = batch, .ahead = 1};
-        Party party[5];
-        parties_agree(party, &run, 130);
-        close_to_plain(run.logits[ROLE_CLEAR], run.prompt.want, 130 * model.config.vocab, "long", i);
-        parties_end(party);
+        Run run = {.prompt = prompt_new(tokens + 40, 130), .steps = steps};
+        run_agrees(&run);
+        logits_close(run.prompt.want, run.logits[ROLE_CLEAR], 130, "long", i);
+        run_end(&run);
     }
 }
 
 /* Rows of zeros, where a norm that is computed would have nothing to divide by, tiny ones, and larger ones than any seen. */
 TEST(edges_agree)
 {
-    static const size_t batch[] = {4, 1, 0};
+    static const Step steps[] = {{.rows = 4, .ahead = 4}, {.rows = 1}, {0}};
+    static const float times[] = {0, 1e-3f, -1, 1.15f, 0};
     for (size_t i = 0; i < FORMS; i++) {
         setup(&forms[i]);
-        Run run = {.prompt = prompt_new(tokens + 40, 5), .batch = batch};
-        static const float times[] = {0, 1e-3f, -1, 1.15f, 0};
+        Run run = {.prompt = prompt_new(tokens + 40, 5), .steps = steps};
         for (size_t j = 0; j < 5 * model.config.width; j++) run.prompt.x[j] *= times[j / model.config.width];
-        Party party[5];
-        parties_agree(party, &run, 5);
-        parties_end(party);
+        run_agrees(&run);
+        run_end(&run);
     }
 }
 
 // ---- plans -----------------------------------------------------------------------------------------------------------
 
-static Buffer text_of(const Plan *p)
-{
-    Buffer b = {0};
-    plan_json(p, &b);
-    buffer_u8(&b, 0);
-    return b;
-}
-
 TEST(plans_as_json_and_back)
 {
     for (size_t i = 0; i < FORMS; i++) {
-        Plan q;
-        uint8_t h[2][HASH_BYTES];
+        Plan again;
         setup(&forms[i]);
-        Buffer a = text_of(&plan);
-        CHECK_OK(plan_parse(&q, (char *)a.data, a.len - 1));
-        CHECK_OK(plan_check(&q, &model.config));
-        Buffer b = text_of(&q);
-        CHECK(a.len == b.len && !memcmp(a.data, b.data, a.len));
-        plan_hash(&plan, &model.config, h[0]), plan_hash(&q, &model.config, h[1]);
-        CHECK(!memcmp(h[0], h[1], HASH_BYTES));
-        plan_free(&q);
-        buffer_free(&a), buffer_free(&b);
+        plan_returns(&again, &plan, &model.config);
+        plan_free(&again);
     }
 }
 
-/* The plan's text with the first `from` after `anchor` replaced. */
 static Result parse_edited(const Buffer *text, const char *anchor, const char *from, const char *to)
 {
-    char *at = strstr((char *)text->data, anchor);
-    CHECK(at != NULL && (at = strstr(at, from)) != NULL);
-    Buffer b = {0};
-    buffer_append(&b, text->data, (size_t)(at - (char *)text->data));
-    buffer_append(&b, to, strlen(to));
-    buffer_append(&b, at + strlen(from), strlen(at + strlen(from)));
-    Plan p;
-    Result r = plan_parse(&p, (char *)b.data, b.len);
-    if (!failed(r)) r = plan_check(&p, &model.config);
-    plan_free(&p);
-    buffer_free(&b);
-    return r;
+    return plan_edited(text, &model.config, anchor, from, to);
 }
 
 TEST(plans_that_lie_are_refused)
 {
     setup(&forms[0]);
-    Buffer t = text_of(&plan);
+    Buffer t = plan_text(&plan);
     CHECK_OK(parse_edited(&t, "\"norm\"", "[", "["));
     CHECK_FAILS(parse_edited(&t, "\"norm\"", "[", "[[1, 1],"), "norm is not a list for each of 2 layers");
     CHECK_FAILS(parse_edited(&t, "\"norm\"", "0.", "1, 0."), "does not have 2 numbers");
@@ -347,7 +208,7 @@ TEST(bounds_that_lie_are_refused)
     f.change = (Change){.bounds = true};
     setup(&f);
     CHECK(plan.layer[0].row_slack > 0);
-    Buffer t = text_of(&plan);
+    Buffer t = plan_text(&plan);
     CHECK_FAILS(parse_edited(&t, "\"row_bound\"", "[", "[[1, 1],"), "row_bound is not a list for each of 2 layers");
     CHECK_FAILS(parse_edited(&t, "\"row_bound\"", "0.", "1, 0."), "does not have");
     CHECK_FAILS(parse_edited(&t, "\"row_bound\"", "0.", "99999."), "bounds of row maxima");

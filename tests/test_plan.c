@@ -4,6 +4,7 @@
 #include "model/secure.h"
 #include "model/secure_parts.h"
 #include "parties.h"
+#include "plans.h"
 
 static const ModelConfig shape = {.width = 24, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 6, .ffn = 20, .vocab = 30, .context = 80,
                                   .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2};
@@ -62,27 +63,14 @@ static const ModelConfig *make_form(Plan *p, int form)
     return &gpt2_shape;
 }
 
-static Buffer text_of(const Plan *p)
-{
-    Buffer b = {0};
-    plan_json(p, &b);
-    buffer_u8(&b, 0);
-    return b;
-}
-
 TEST(json_and_back)
 {
     for (int form = 0; form < FORMS; form++) {
         Plan p, q;
         const ModelConfig *c = make_form(&p, form);
-        Buffer a = text_of(&p);
-        CHECK_OK(plan_parse(&q, (char *)a.data, a.len - 1));
-        Buffer b = text_of(&q);
-        CHECK(a.len == b.len && !memcmp(a.data, b.data, a.len));
-        CHECK_OK(plan_check(&q, c));
         uint8_t h[2][HASH_BYTES];
-        plan_hash(&p, c, h[0]), plan_hash(&q, c, h[1]);
-        CHECK(!memcmp(h[0], h[1], HASH_BYTES));
+        plan_returns(&q, &p, c);
+        plan_hash(&p, c, h[0]);
         q.layer[1].sum_coarse.f0--;
         plan_hash(&q, c, h[1]);
         CHECK(memcmp(h[0], h[1], HASH_BYTES));
@@ -93,7 +81,6 @@ TEST(json_and_back)
         CHECK_OK(plan_load(&q, path));
         CHECK_EQUAL(p.layers, q.layers);
         plan_free(&p), plan_free(&q);
-        buffer_free(&a), buffer_free(&b);
     }
 }
 
@@ -104,18 +91,15 @@ TEST(groups_of_heads)
     Plan p, q;
     PlanOptions o = {.context = 40, .variant.heads = {.size = 2, .order = order, .heads = 2}}, one = {.context = 40, .variant.heads.size = 1}, none = {.context = 40};
     CHECK_OK(plan_assume(&p, &shape, &o, 2));
-    Buffer a = text_of(&p);
+    Buffer a = plan_text(&p), b;
     CHECK(strstr((char *)a.data, "head_groups") != NULL);
-    CHECK_OK(plan_parse(&q, (char *)a.data, a.len - 1));
-    CHECK_OK(plan_check(&q, &shape));
+    plan_returns(&q, &p, &shape);
     CHECK(q.heads.size == 2 && !memcmp(q.heads.order, order, sizeof order));
-    Buffer b = text_of(&q);
-    CHECK(a.len == b.len && !memcmp(a.data, b.data, a.len));
     q.heads.order = twice;
     CHECK_FAILS(plan_check(&q, &shape), "merged heads");
     q.heads.order = NULL, q.heads.size = 3;
     CHECK_FAILS(plan_check(&q, &shape), "merged heads");
-    plan_free(&p), plan_free(&q), buffer_free(&a), buffer_free(&b);
+    plan_free(&p), plan_free(&q), buffer_free(&a);
     o.variant.heads.order = twice;
     CHECK_FAILS(plan_assume(&p, &shape, &o, 2), "names head");
     plan_free(&p);
@@ -126,7 +110,7 @@ TEST(groups_of_heads)
     plan_free(&p);
     CHECK_OK(plan_assume(&p, &shape, &one, 2));
     CHECK_OK(plan_assume(&q, &shape, &none, 2));
-    a = text_of(&p), b = text_of(&q);
+    a = plan_text(&p), b = plan_text(&q);
     CHECK(a.len == b.len && !memcmp(a.data, b.data, a.len));
     plan_free(&p), plan_free(&q), buffer_free(&a), buffer_free(&b);
 }
@@ -146,7 +130,7 @@ TEST(variants_that_the_secure_layers_cannot_run)
     }
     PlanOptions half = {.context = 40, .variant = {.heads.size = 2, .score_scale = 0.5f}};
     CHECK_OK(plan_assume(&p, &shape, &half, 2));
-    Buffer text = text_of(&p);
+    Buffer text = plan_text(&p);
     CHECK_OK(plan_parse(&q, (char *)text.data, text.len - 1));
     CHECK_NEAR(0.5, q.score_scale, 0);
     CHECK(plan_variant(&q).score_scale == 0.5f && plan_variant(&q).heads.size == 2);
@@ -157,30 +141,16 @@ TEST(variants_that_the_secure_layers_cannot_run)
     plan_free(&p), plan_free(&q), buffer_free(&text);
 }
 
-/* The text with the first `from` after `anchor` replaced. */
 static Result parse_edited(const Buffer *text, const char *anchor, const char *from, const char *to)
 {
-    char *at = strstr((char *)text->data, anchor);
-    CHECK(at != NULL);
-    at = strstr(at, from);
-    CHECK(at != NULL);
-    Buffer b = {0};
-    buffer_append(&b, text->data, (size_t)(at - (char *)text->data));
-    buffer_append(&b, to, strlen(to));
-    buffer_append(&b, at + strlen(from), strlen(at + strlen(from)));
-    Plan p;
-    Result r = plan_parse(&p, (char *)b.data, b.len);
-    if (!failed(r)) r = plan_check(&p, &shape);
-    plan_free(&p);
-    buffer_free(&b);
-    return r;
+    return plan_edited(text, &shape, anchor, from, to);
 }
 
 TEST(tampered_plans_are_refused_by_name)
 {
     Plan p;
     make(&p, PREFER_EXCHANGES, PRIVATE_LORA);
-    Buffer t = text_of(&p);
+    Buffer t = plan_text(&p);
     CHECK_OK(parse_edited(&t, "\"known\"", "\"known\"", "\"known\""));
     CHECK_FAILS(parse_edited(&t, "\"known\"", "\"known\"", "\"knowm\""), "known is absent");
     CHECK_FAILS(parse_edited(&t, "\"known\"", "\"known\"", "\"extra\": 1, \"known\""), "unknown field 'extra'");
@@ -230,33 +200,28 @@ static Buffer mutate(const Buffer *t)
 
 static void run_clear(const Plan *p, const ModelConfig *c)
 {
-    static const uint8_t seed[KEY_BYTES] = {3};
-    Arena a;
-    arena_init(&a, false);
-    Engine *e = engine_new(ROLE_CLEAR, NULL, NULL);
-    engine_shared_seed(e, seed), engine_pad_seed(e, seed);
+    Party clear;
     SecureNet *net = NULL;
-    if (!failed(secure_new(&net, e, &a, c, p, &model, p->rank ? &adapter : NULL))) {
-        float *x = random_weights(&a, 2 * c->width, 1), *logits = arena_new(&a, float, 2 * c->vocab);
-        const float *kv[2] = {random_weights(&a, 40 * 24, 1), random_weights(&a, 40 * 24, 1)};
+    party_alone(&clear, ROLE_CLEAR);
+    Arena *a = &clear.session;
+    if (!failed(secure_new(&net, clear.engine, a, c, p, &model, p->rank ? &adapter : NULL))) {
+        float *x = random_weights(a, 2 * c->width, 1), *logits = arena_new(a, float, 2 * c->vocab);
+        const float *kv[2] = {random_weights(a, 40 * 24, 1), random_weights(a, 40 * 24, 1)};
         KnownPrefix known = {kv, kv};
-        Party here = {.engine = e, .role = ROLE_CLEAR};
-        party_begin(&here, 2, 0);
+        party_begin(&clear, 2, 0);
         Result r = secure_forward(net, 2, x, &known, logits, false);
         (void)r;
     }
-    engine_free(e);
-    arena_free(&a);
+    party_end(&clear);
 }
 
 TEST(mutated_plans_never_abort)
 {
-    (void)parties_run, (void)parties_end;
     unsigned passed = 0;
     for (int form = 0; form < FORMS; form++) {
         Plan p;
         const ModelConfig *c = make_form(&p, form);
-        Buffer t = text_of(&p);
+        Buffer t = plan_text(&p);
         plan_free(&p);
         for (int i = 0; i < MUTATIONS; i++) {
             Buffer m = mutate(&t), again;
@@ -300,24 +265,20 @@ TEST(calibration_refuses_what_it_cannot_plan)
 
 TEST(plans_of_other_models_and_values_out_of_range_are_refused)
 {
-    static const uint8_t seed[KEY_BYTES] = {3};
     Plan p;
-    make(&p, PREFER_EXCHANGES, PRIVATE_LORA);
-    Arena a;
-    arena_init(&a, false);
-    Engine *e = engine_new(ROLE_CLEAR, NULL, NULL);
-    engine_shared_seed(e, seed), engine_pad_seed(e, seed);
+    Party clear;
     SecureNet *net;
-    CHECK_FAILS(secure_new(&net, e, &a, &shape, &p, &model, NULL), "adapter of rank 2");
-    CHECK_OK(secure_new(&net, e, &a, &shape, &p, &model, &adapter));
+    make(&p, PREFER_EXCHANGES, PRIVATE_LORA);
+    party_alone(&clear, ROLE_CLEAR);
+    CHECK_FAILS(secure_new(&net, clear.engine, &clear.session, &shape, &p, &model, NULL), "adapter of rank 2");
+    CHECK_OK(secure_new(&net, clear.engine, &clear.session, &shape, &p, &model, &adapter));
     float x[24] = {0}, logits[30], good[12] = {0}, bad[12] = {[3] = 1e9f};
     const float *fine[2] = {good, good}, *wrong[2] = {good, bad};
-    Party here = {.engine = e, .role = ROLE_CLEAR};
-    party_begin(&here, 1, 0);
+    party_begin(&clear, 1, 0);
     x[5] = NAN;
     CHECK_FAILS(secure_forward(net, 1, x, &(KnownPrefix){fine, fine}, logits, true), "hidden state at the cut");
-    CHECK_OK(secure_new(&net, e, &a, &shape, &p, &model, &adapter));
-    party_begin(&here, 1, 1);
+    CHECK_OK(secure_new(&net, clear.engine, &clear.session, &shape, &p, &model, &adapter));
+    party_begin(&clear, 1, 1);
     x[5] = 1;
     CHECK_FAILS(secure_forward(net, 1, x, &(KnownPrefix){fine, wrong}, logits, true), "value of the known prefix");
     uint8_t h[HASH_BYTES];
@@ -325,8 +286,7 @@ TEST(plans_of_other_models_and_values_out_of_range_are_refused)
     CHECK(!memcmp(h, p.model_hash, HASH_BYTES));
     ((float *)(uintptr_t)model.layer[1].mat[MAT_UP])[3] = 1e4f;
     CHECK_FAILS(public_hash(&p, &model, h), "of another model");
-    engine_free(e);
-    arena_free(&a);
+    party_end(&clear);
     plan_free(&p);
 }
 
@@ -343,18 +303,15 @@ TEST(absurd_biases_are_refused)
                     plan_free(&p);
                     continue;
                 }
-                Arena a;
+                Party clear;
                 SecureNet *net;
                 uint8_t h[HASH_BYTES];
-                arena_init(&a, false);
-                Engine *e = engine_new(ROLE_CLEAR, NULL, NULL);
-                engine_shared_seed(e, seed), engine_pad_seed(e, seed);
+                party_alone(&clear, ROLE_CLEAR);
                 ((float *)(uintptr_t)model.layer[1].bias[kind])[1] = absurd[i];
-                if (i != 1 || failed(secure_new(&net, e, &a, c, &p, &model, NULL)))
-                    CHECK_FAILS(secure_new(&net, e, &a, c, &p, &model, NULL), "a bias of");
+                if (i != 1 || failed(secure_new(&net, clear.engine, &clear.session, c, &p, &model, NULL)))
+                    CHECK_FAILS(secure_new(&net, clear.engine, &clear.session, c, &p, &model, NULL), "a bias of");
                 if (i != 1) CHECK_FAILS(private_commitment(&p, &model, NULL, seed, h), "a bias of");
-                engine_free(e);
-                arena_free(&a);
+                party_end(&clear);
                 plan_free(&p);
             }
 }
@@ -396,6 +353,18 @@ TEST(angles_are_cos_and_sin)
 
 // ---- memory ----------------------------------------------------------------------------------------------------------
 
+/* Bounds what the process may map; the sanitizers map more than that. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { MEMORY_LIMITS = false };
+#else
+enum { MEMORY_LIMITS = true };
+#endif
+static void memory_limit(size_t bytes)
+{
+    if (!MEMORY_LIMITS) SKIP("the sanitizer maps more than the limit");
+    CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){bytes, bytes}) == 0);
+}
+
 static Result assume(const ModelConfig *c, Prefer prefer, Private private_part)
 {
     Plan p;
@@ -429,19 +398,15 @@ TEST(a_session_without_memory_fails)
 {
     ModelConfig c;
     Plan p;
-    Arena a;
+    Party third;
     SecureNet *net;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    SKIP("the sanitizer maps more than the limit");
-#endif
-    CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){UINT64_C(2) << 30, UINT64_C(2) << 30}) == 0);
+    memory_limit((size_t)2 << 30);
     CHECK_OK(shape_config("llama2-7b", &c));
     for (Private private_part = PRIVATE_LORA; private_part <= PRIVATE_LAYERS; private_part++) {
         PlanOptions o = {.context = private_part == PRIVATE_LORA ? 4096 : 16, .private_part = private_part};
         CHECK_OK(plan_assume(&p, &c, &o, 0));
-        arena_init(&a, false);
-        Engine *e = engine_new(ROLE_THIRD, NULL, NULL);
-        Result r = secure_new(&net, e, &a, &c, &p, NULL, NULL);
+        party_alone(&third, ROLE_THIRD);
+        Result r = secure_new(&net, third.engine, &third.session, &c, &p, NULL, NULL);
         if (private_part == PRIVATE_LAYERS) CHECK_FAILS(r, "no memory for the masked matrix of layer");
         else {
             static const uint8_t keys[3000][KEY_BYTES];
@@ -449,12 +414,11 @@ TEST(a_session_without_memory_fails)
             CHECK_OK(r);
             CHECK_OK(secure_room(net, 1, 1, true));
             CHECK_FAILS(secure_room(net, 4094, 1, true), "no memory for a batch of 1 positions after 4094");
-            engine_begin(e, 3000, 0, keys, keys);
+            engine_begin(third.engine, 3000, 0, keys, keys);
             CHECK_FAILS(secure_layers(net, 3000, NULL, NULL, &out), "no memory for a batch of 3000 positions");
-            CHECK_FAILS(engine_end(e), "no memory for a batch of 3000 positions");
+            CHECK_FAILS(engine_end(third.engine), "no memory for a batch of 3000 positions");
         }
-        engine_free(e);
-        arena_free(&a);
+        party_end(&third);
         plan_free(&p);
     }
 }
@@ -462,23 +426,18 @@ TEST(a_session_without_memory_fails)
 TEST(caches_without_memory_stay_as_they_were)
 {
     enum { POSITIONS = 1 << 20, WIDTH = 4096, PAGE_BYTES = 64 * WIDTH * 8 };
-    Arena a;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    SKIP("the sanitizer maps more than the limit");
-#endif
-    CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){UINT64_C(2) << 30, UINT64_C(2) << 30}) == 0);
-    arena_init(&a, false);
-    Engine *e = engine_new(ROLE_THIRD, NULL, NULL);
-    Cache *k[2] = {cache_new(&a, POSITIONS, WIDTH, 30, 10), cache_new(&a, POSITIONS, WIDTH, 30, 10)};
-    CHECK_OK(cache_reserve(e, &a, k, 2, 1));
-    CHECK_EQUAL(0, cache_missing(e, k, 2, 64));
-    CHECK_EQUAL(2 * PAGE_BYTES, cache_missing(e, k, 2, 65));
-    CHECK_FAILS(cache_reserve(e, &a, k, 2, POSITIONS), "no memory for keys and values of 1048576 positions");
-    CHECK_EQUAL(2 * PAGE_BYTES, cache_missing(e, k, 2, 65));
-    CHECK_OK(cache_reserve(e, &a, k, 2, 65));
-    CHECK_EQUAL(0, cache_missing(e, k, 2, 128));
-    engine_free(e);
-    arena_free(&a);
+    Party third;
+    memory_limit((size_t)2 << 30);
+    party_alone(&third, ROLE_THIRD);
+    Cache *k[2] = {cache_new(&third.session, POSITIONS, WIDTH, 30, 10), cache_new(&third.session, POSITIONS, WIDTH, 30, 10)};
+    CHECK_OK(cache_reserve(third.engine, &third.session, k, 2, 1));
+    CHECK_EQUAL(0, cache_missing(third.engine, k, 2, 64));
+    CHECK_EQUAL(2 * PAGE_BYTES, cache_missing(third.engine, k, 2, 65));
+    CHECK_FAILS(cache_reserve(third.engine, &third.session, k, 2, POSITIONS), "no memory for keys and values of 1048576 positions");
+    CHECK_EQUAL(2 * PAGE_BYTES, cache_missing(third.engine, k, 2, 65));
+    CHECK_OK(cache_reserve(third.engine, &third.session, k, 2, 65));
+    CHECK_EQUAL(0, cache_missing(third.engine, k, 2, 128));
+    party_end(&third);
 }
 
 /* A batch that a sound plan has room for may still be more than a machine has. */
@@ -488,22 +447,20 @@ TEST(batches_without_memory_are_refused)
                      .rope = {.factor = 1}, .eos = -1, .heads = 32, .kv_heads = 1, .head_dim = 2};
     PlanOptions o = {.context = c.context};
     Plan p;
-    Arena a;
+    Party third;
     SecureNet *net;
     CHECK_OK(plan_assume(&p, &c, &o, 0));
-    arena_init(&a, false);
-    Engine *e = engine_new(ROLE_THIRD, NULL, NULL);
-    CHECK_OK(secure_new(&net, e, &a, &c, &p, NULL, NULL));
+    party_alone(&third, ROLE_THIRD);
+    CHECK_OK(secure_new(&net, third.engine, &third.session, &c, &p, NULL, NULL));
     CHECK_OK(secure_room(net, 1, 1, true));
     CHECK_OK(secure_room(net, c.context - 2, 1, true));
     CHECK_FAILS(secure_room(net, 1, c.context - 1, true), "too large");       // scores
     CHECK_FAILS(secure_room(net, 1, 1000, false), "too large");               // logits
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){UINT64_C(1) << 30, UINT64_C(1) << 30}) == 0);
-    CHECK_FAILS(secure_room(net, 1, 400, false), "no memory for a batch of 400 positions");
-#endif
-    engine_free(e);
-    arena_free(&a);
+    if (MEMORY_LIMITS) {
+        memory_limit((size_t)1 << 30);
+        CHECK_FAILS(secure_room(net, 1, 400, false), "no memory for a batch of 400 positions");
+    }
+    party_end(&third);
     plan_free(&p);
 }
 
@@ -524,25 +481,19 @@ TEST(conversations_without_memory_are_refused)
                      .rope = {.factor = 1}, .eos = -1, .heads = 32, .kv_heads = 32, .head_dim = 128};
     PlanOptions o = {.context = c.context};
     Plan p;
-    Arena a;
+    Party third;
     SecureNet *net;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    SKIP("the sanitizer maps more than the limit");
-#endif
     CHECK_OK(plan_assume(&p, &c, &o, 0));
-    arena_init(&a, false);
-    Engine *e = engine_new(ROLE_THIRD, NULL, NULL);
-    CHECK_OK(secure_new(&net, e, &a, &c, &p, NULL, NULL));
-    size_t limit = address_space() + (size_t)2200 * MB;                // the batch takes 1,536 MB, a position's keys and values 256 KB
-    CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){limit, limit}) == 0);
+    party_alone(&third, ROLE_THIRD);
+    CHECK_OK(secure_new(&net, third.engine, &third.session, &c, &p, NULL, NULL));
+    memory_limit(address_space() + (size_t)2200 * MB);                 // the batch takes 1,536 MB, a position's keys and values 256 KB
     CHECK_OK(secure_room(net, p.known, ROWS, false));
     CHECK_OK(secure_room(net, p.known + ROWS + MORE - 1, 1, true));
     CHECK_OK(secure_room_conversation(net, ROWS, false, 0));
     CHECK_OK(secure_room_conversation(net, 1, false, MORE));
     CHECK_OK(secure_room_conversation(net, ROWS, true, MORE));         // one row of logits
     CHECK_FAILS(secure_room_conversation(net, ROWS, false, MORE), "no memory for a batch of 256 positions");
-    engine_free(e);
-    arena_free(&a);
+    party_end(&third);
     plan_free(&p);
 }
 

@@ -1,11 +1,7 @@
 /* test_secure.c - the secure layers: against the float network, in batches and one by one, as three parties against the
  * ideal functionality, in bytes and exchanges, and on a real checkpoint. */
 #define TEST_SECONDS 280
-#include "models.h"
-#include "model/secure.h"
-#include "parties.h"
-
-enum { EVERY = (1 << MAT_COUNT) - 1 };
+#include "networks.h"
 
 /* merge: heads a group; shuffled: groups of any heads; known: tokens that both know after BOS; scale: of scores. */
 typedef struct Case {
@@ -18,28 +14,14 @@ typedef struct Case {
     struct { uint32_t merge; bool shuffled; uint32_t known; float scale; } more;
 } Case;
 
-#define PLAIN_SHAPE {.width = 32, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 48, .vocab = 40, .context = 24, \
-                     .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
 #define ODD_SHAPE {.width = 30, .layers = 3, .heads = 6, .kv_heads = 2, .head_dim = 10, .ffn = 37, .vocab = 33, .context = 70, \
                    .norm_eps = 1e-6f, .rope_theta = 500000, .rope = {8, 1, 4, 16}, .tied = true, .bos = 1, .eos = 2}
 #define ONE_HEAD {.width = 16, .layers = 1, .heads = 1, .kv_heads = 1, .head_dim = 16, .ffn = 24, .vocab = 17, .context = 12, \
                   .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = -1, .eos = -1}
 
-#define GPT2_SHAPE {.arch = ARCH_GPT2, .width = 36, .layers = 2, .heads = 4, .kv_heads = 4, .head_dim = 8, .ffn = 50, .vocab = 40, .context = 40, \
-                    .norm_eps = 1e-5f, .rope = {.factor = 1}, .bos = 1, .eos = 2}
-
-#define NARROW_SHAPE {.width = 12, .layers = 1, .heads = 1, .kv_heads = 1, .head_dim = 2, .ffn = 1, .vocab = 17, .context = 12, \
-                      .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
-
 #define LONG_SHAPE {.width = 16, .layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 6, .ffn = 20, .vocab = 17, .context = 230, \
                     .norm_eps = 1e-5f, .rope_theta = 10000, .rope = {.factor = 1}, .bos = 1, .eos = 2}
 
-static Model model;
-static Adapter adapter;
-static Plan plan;
-static const Adapter *with;                    // the adapter, or NULL
-enum { KNOWN_MOST = 80 };
-static int32_t tokens[4096], prefix[KNOWN_MOST];// prefix: of the known positions
 static uint32_t head_order[4 * 8];
 
 /* A random permutation of the key-value heads for each layer. */
@@ -58,93 +40,16 @@ static const uint32_t *order_random(const ModelConfig *c, uint32_t layers)
 
 static void setup(const Case *c)
 {
-    model_free(&model), arena_free(&adapter.arena);
-    plan_free(&plan);
-    random_model(&model, &c->config, 1.5);
-    if (c->quantised) {
-        Model floats = model;
-        CHECK_OK(model_quantise(&floats, test_folder(), NULL));
-        CHECK_OK(model_open(&model, test_folder()));
-        model_free(&floats);
-    }
-    with = NULL;
-    if (c->rank) random_adapter(&adapter, &c->config, c->frozen, c->rank, c->kinds, 0.5), with = &adapter;
-    for (size_t i = 0; i < 600; i++) tokens[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
-    PlanOptions o = {.frozen = c->frozen, .prefer = c->prefer, .private_part = c->private_part};
-    prefix[0] = c->config.bos;
-    for (size_t i = 1; i < KNOWN_MOST; i++) prefix[i] = 3 + (int32_t)(test_random() * (c->config.vocab - 3));
-    o.prefix = prefix + 1, o.prefix_len = c->more.known;
+    network_new(&c->config, 1.5, c->quantised);
+    network_adapt(c->frozen, c->rank, c->kinds, 0.5);
+    text_draw();
+    ids_draw(prefix + 1, KNOWN_MOST - 1);
+    PlanOptions o = {.frozen = c->frozen, .prefer = c->prefer, .private_part = c->private_part,
+                     .prefix = prefix + 1, .prefix_len = c->more.known, .variant.score_scale = c->more.scale};
     HeadGroups *g = &o.variant.heads;
-    g->size = c->more.merge, o.variant.score_scale = c->more.scale;
+    g->size = c->more.merge;
     if (c->more.shuffled) g->order = order_random(&c->config, c->config.layers - c->frozen), g->heads = c->config.kv_heads;
-    CHECK_OK(plan_make(&plan, &model, with, &o, tokens, 600));
-}
-
-/* Keys and values of the known prefix, and hidden states at the cut of `rows` tokens after it; want: logits of the float network. */
-typedef struct Prompt { const float *keys[32], *values[32]; float *x, *want; size_t rows; PlainState *state; } Prompt;
-static Arena prompt_arena;
-
-static Prompt prompt_new(const int32_t *ids, size_t rows)
-{
-    const ModelConfig *c = &model.config;
-    Prompt p = {.rows = rows};
-    arena_free(&prompt_arena);
-    arena_init(&prompt_arena, false);
-    p.state = plain_new(&model, with, plan.context, &prompt_arena);
-    p.x = arena_new(&prompt_arena, float, (rows + plan.known) * c->width);
-    p.want = arena_new(&prompt_arena, float, (rows + plan.known) * c->vocab);
-    int32_t *all = arena_new(&prompt_arena, int32_t, rows + plan.known);
-    for (uint32_t i = 0; i < plan.known; i++) all[i] = prefix[i];
-    Variant variant = plan_variant(&plan);
-    plain_vary(p.state, &variant);
-    memcpy(all + plan.known, ids, rows * sizeof *ids);
-    CHECK_OK(plain_forward(p.state, p.want, all, rows + plan.known));
-    PlainState *cut = plain_new(&model, with, plan.context, &prompt_arena);
-    CHECK_OK(plain_embed(cut, p.x, all, rows + plan.known));
-    plain_layers(cut, p.x, rows + plan.known, 0, plan.frozen);
-    for (uint32_t l = 0; l < plan.layers; l++)
-        p.keys[l] = plain_keys(p.state, plan.frozen + l), p.values[l] = plain_values(p.state, plan.frozen + l);
-    p.x += plan.known * c->width, p.want += plan.known * c->vocab;
-    return p;
-}
-
-// ---- CLEAR -----------------------------------------------------------------------------------------------------------
-
-typedef struct Clear { Engine *e; Arena session; SecureNet *net; uint64_t segment; } Clear;
-
-static void clear_start(Clear *c)
-{
-    static const uint8_t seed[KEY_BYTES] = {3}, pad[KEY_BYTES] = {4};
-    *c = (Clear){.e = engine_new(ROLE_CLEAR, NULL, NULL)};
-    arena_init(&c->session, false);
-    engine_shared_seed(c->e, seed), engine_pad_seed(c->e, pad);
-    CHECK_OK(secure_new(&c->net, c->e, &c->session, &model.config, &plan, &model, with));
-}
-
-static void clear_end(Clear *c)
-{
-    engine_free(c->e);
-    arena_free(&c->session);
-}
-
-static void clear_batch(Clear *c, const Prompt *p, size_t from, size_t rows, float *logits, bool last_only)
-{
-    Party here = {.engine = c->e, .role = ROLE_CLEAR};
-    party_begin(&here, rows, c->segment);
-    c->segment += rows;
-    KnownPrefix known = {p->keys, p->values};
-    CHECK_OK(secure_forward(c->net, rows, p->x + from * model.config.width, &known, logits, last_only));
-}
-
-static double difference(const float *a, const float *b, size_t len, double *rms)
-{
-    double most = 0, sum = 0;
-    for (size_t i = 0; i < len; i++) {
-        double d = fabs((double)a[i] - (double)b[i]);
-        most = fmax(most, d), sum += d * d;
-    }
-    *rms = sqrt(sum / (double)len);
-    return most;
+    network_plan(&o);
 }
 
 static const Case cases[] = {
@@ -176,145 +81,45 @@ enum { CASES = sizeof cases / sizeof *cases };
 
 TEST(close_to_the_float_network)
 {
-    for (size_t i = 0; i < CASES; i++) {
-        setup(&cases[i]);
-        size_t rows = plan.context - plan.known, vocab = model.config.vocab;
-        Prompt p = prompt_new(tokens + 40, rows);
-        float *got = calloc(rows * vocab, sizeof *got);
-        Clear c;
-        clear_start(&c);
-        clear_batch(&c, &p, 0, rows - 2, got, false);
-        clear_batch(&c, &p, rows - 2, 1, got + (rows - 2) * vocab, false);
-        clear_batch(&c, &p, rows - 1, 1, got + (rows - 1) * vocab, true);
-        double rms, zero_rms, most = difference(got, p.want, rows * vocab, &rms);
-        float *zero = calloc(rows * vocab, sizeof *got);
-        difference(zero, p.want, rows * vocab, &zero_rms);
-        printf("    case %zu: logits of rms %.3f, error max %.4f, rms %.5f\n", i, zero_rms, most, rms);
-        CHECK(most < 0.1 * zero_rms && rms < 0.02 * zero_rms);
-        clear_end(&c);
-        free(got), free(zero);
-    }
+    for (size_t i = 0; i < CASES; i++) setup(&cases[i]), clear_is_close("case", i);
 }
 
-/* Masks belong to positions, not to batches: a prompt at once is the prompt token by token, bit for bit. */
 TEST(a_batch_is_its_positions_one_by_one)
 {
-    for (size_t i = 0; i < CASES; i++) {
-        setup(&cases[i]);
-        size_t rows = 9, vocab = model.config.vocab;
-        Prompt p = prompt_new(tokens + 40, rows);
-        float *at_once = calloc(rows * vocab, sizeof *at_once), *each = calloc(rows * vocab, sizeof *each);
-        Clear c;
-        clear_start(&c);
-        clear_batch(&c, &p, 0, rows, at_once, false);
-        clear_end(&c);
-        clear_start(&c);
-        for (size_t r = 0; r < rows; r++) clear_batch(&c, &p, r, 1, each + r * vocab, false);
-        clear_end(&c);
-        for (size_t j = 0; j < rows * vocab; j++) CHECK(at_once[j] == each[j]);
-        free(at_once), free(each);
-    }
+    for (size_t i = 0; i < CASES; i++) setup(&cases[i]), clear_is_the_same_one_by_one(9);
 }
 
 // ---- three parties ---------------------------------------------------------------------------------------------------
 
-enum { FIRST = 5, THEN = 2, ALL = FIRST + THEN };
-typedef struct Run { Prompt prompt; float *logits[5]; size_t rows; int ahead; } Run;
-
-/* What the client does before its batch at `at`: nothing; everything at the start; the first rows of the prompt, then the steps. */
-static void work_ahead(Party *p, SecureNet *net, int form, size_t at)
-{
-    uint8_t keys[ALL][KEY_BYTES];
-    size_t rows = at == 0 ? (form == 1 ? ALL : form == 2 ? 3 : 0) : at == FIRST && form == 2 ? THEN : 0;
-    if (p->role != ROLE_CLIENT || rows == 0) return;
-    segment_keys(keys, at, rows, 1);
-    Cost before = engine_cost(p->engine), after;
-    CHECK_OK(secure_ahead(net, rows, at, (const uint8_t (*)[KEY_BYTES])keys));
-    after = engine_cost(p->engine);
-    CHECK(!memcmp(&before, &after, sizeof before));
-    if (secure_pins(net, &(Pinned *const *){NULL})) CHECK_EQUAL(rows, engine_ahead_left(p->engine));
-}
-
-static void program(Party *p)
-{
-    Run *run = p->ctx;
-    bool private = p->role == ROLE_SERVER || p->role == ROLE_CLEAR, client = p->role == ROLE_CLIENT || p->role == ROLE_CLEAR;
-    SecureNet *net;
-    Pinned *const *pins;
-    CHECK_OK(secure_new(&net, p->engine, &p->session, &model.config, &plan, private || client ? &model : NULL, private ? with : NULL));
-    for (size_t i = 0, count = secure_pins(net, &pins); i < count; i++) party_pin(p, pins[i]);
-    KnownPrefix known = {run->prompt.keys, run->prompt.values};
-    size_t width = model.config.width, vocab = model.config.vocab;
-    float *logits = run->logits[p->role] = arena_new(&p->session, float, ALL * vocab);
-    for (size_t at = 0, rows = FIRST; at < ALL; at += rows, rows = 1) {
-        work_ahead(p, net, run->ahead, at);
-        party_begin(p, rows, at);
-        CHECK_OK(secure_forward(net, rows, client ? run->prompt.x + at * width : NULL, private ? &known : NULL, logits + at * vocab,
-                                at + 1 == ALL));
-    }
-    CHECK_EQUAL(plan.known + ALL, secure_past(net));
-}
-
+/* The client works ahead not at all; for everything at the start; for the first rows of the prompt, then for the steps. */
 TEST(three_parties_give_what_the_specification_gives)
 {
+    static const Step steps[3][4] = {{{.rows = 5}, {.rows = 1}, {.rows = 1, .last_only = true}, {0}},
+                                     {{.rows = 5, .ahead = 7}, {.rows = 1}, {.rows = 1, .last_only = true}, {0}},
+                                     {{.rows = 5, .ahead = 3}, {.rows = 1, .ahead = 2}, {.rows = 1, .last_only = true}, {0}}};
     for (size_t i = 0; i < CASES; i++) {
         setup(&cases[i]);
-        Run run = {.prompt = prompt_new(tokens + 40, ALL), .ahead = (int)(i + i / 3) % 3};
-        Party party[5];
-        parties_run(party, program, &run);
-        for (size_t j = 0; j < ALL * model.config.vocab; j++) CHECK(run.logits[ROLE_CLEAR][j] == run.logits[ROLE_CLIENT][j]);
-        Cost total = {0};
-        for (uint32_t at = 0, rows = FIRST; at < ALL; at += rows, rows = 1) {
-            Cost c;
-            CHECK_OK(plan_cost(&c, &plan, &model.config, at ? plan.known + at : 0, rows, at + 1 == ALL));
-            total.exchanges += c.exchanges, total.bytes.client_to_server += c.bytes.client_to_server;
-            total.bytes.server_to_client += c.bytes.server_to_client, total.bytes.third_to_server += c.bytes.third_to_server;
-            uint64_t each = (cases[i].prefer == PREFER_BYTES ? 23U : 18U) - (model.config.arch == ARCH_GPT2);
-            if (cases[i].private_part == PRIVATE_LAYERS || cases[i].kinds == EVERY) CHECK_EQUAL(plan.layers * each + 5, c.exchanges);
-        }
-        Cost spent = engine_cost(party[ROLE_SERVER].engine);
-        CHECK_EQUAL(total.exchanges, spent.exchanges);
-        CHECK_EQUAL(total.bytes.client_to_server, spent.bytes.client_to_server);
-        CHECK_EQUAL(total.bytes.server_to_client, spent.bytes.server_to_client);
-        CHECK_EQUAL(total.bytes.third_to_server, spent.bytes.third_to_server);
-        parties_end(party);
+        Run run = {.prompt = prompt_new(tokens + 40, 7), .steps = steps[(i + i / 3) % 3]};
+        Cost c;
+        run_agrees(&run);
+        CHECK_OK(plan_cost(&c, &plan, &model.config, 0, 5, false));
+        uint64_t each = (cases[i].prefer == PREFER_BYTES ? 23U : 18U) - (model.config.arch == ARCH_GPT2);
+        if (cases[i].private_part == PRIVATE_LAYERS || cases[i].kinds == EVERY) CHECK_EQUAL(plan.layers * each + 5, c.exchanges);
+        run_end(&run);
     }
 }
 
 /* A conversation that goes back, in the midst of segments that C has worked ahead for: their streams are now used elsewhere. */
-static void program_back(Party *p)
-{
-    static const struct { size_t rows; int back; } step[] = {{2, -1}, {1, 1}, {1, -1}, {1, 0}, {2, -1}};   // back: positions left after it
-    Run *run = p->ctx;
-    bool private = p->role == ROLE_SERVER || p->role == ROLE_CLEAR, client = p->role == ROLE_CLIENT || p->role == ROLE_CLEAR;
-    SecureNet *net;
-    Pinned *const *pins;
-    uint8_t keys[ALL][KEY_BYTES];
-    CHECK_OK(secure_new(&net, p->engine, &p->session, &model.config, &plan, private || client ? &model : NULL, private ? with : NULL));
-    for (size_t i = 0, count = secure_pins(net, &pins); i < count; i++) party_pin(p, pins[i]);
-    KnownPrefix known = {run->prompt.keys, run->prompt.values};
-    float *logits = run->logits[p->role] = arena_new(&p->session, float, ALL * model.config.vocab);
-    segment_keys(keys, 2, ALL - 2, 1);
-    for (size_t i = 0, at = 0; i < sizeof step / sizeof *step; at += step[i++].rows) {
-        if (i == 1 && p->role == ROLE_CLIENT) CHECK_OK(secure_ahead(net, ALL - 2, 2, (const uint8_t (*)[KEY_BYTES])keys));
-        party_begin(p, step[i].rows, at);
-        CHECK_OK(secure_forward(net, step[i].rows, client ? run->prompt.x + at * model.config.width : NULL, private ? &known : NULL,
-                                logits + at * model.config.vocab, false));
-        if (step[i].back == 0) secure_restart(net);
-        if (step[i].back > 0) secure_truncate(net, plan.known + (uint32_t)step[i].back);
-    }
-}
-
 TEST(work_ahead_serves_no_other_position)
 {
     static const size_t some[] = {0, 3, 15, 18};
+    static const Step steps[] = {{.rows = 2}, {.rows = 1, .ahead = 5, .back = 1}, {.rows = 1}, {.rows = 1, .back = RESTART},
+                                 {.rows = 2}, {0}};
     for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
         setup(&cases[some[i]]);
-        Run run = {.prompt = prompt_new(tokens + 40, ALL)};
-        Party party[5];
-        parties_run(party, program_back, &run);
-        for (size_t j = 0; j < ALL * model.config.vocab; j++) CHECK(run.logits[ROLE_CLEAR][j] == run.logits[ROLE_CLIENT][j]);
-        parties_end(party);
+        Run run = {.prompt = prompt_new(tokens + 40, 7), .steps = steps};
+        run_agrees(&run);
+        run_end(&run);
     }
 }
 
@@ -332,81 +137,56 @@ TEST(a_conversation_that_grows_is_the_same_at_once)
     static const size_t batch[] = {58, 1, 1, 1, 1, 1, 1, 1, 60, 1, 3, LONG_ROWS - 129};
     for (size_t i = 0; i < LONG_CASES; i++) {
         setup(&long_cases[i]);
-        size_t vocab = model.config.vocab, from = 0;
-        Prompt p = prompt_new(tokens + 40, LONG_ROWS);
-        float *at_once = calloc(LONG_ROWS * vocab, sizeof *at_once), *grown = calloc(LONG_ROWS * vocab, sizeof *grown);
-        Clear c;
-        clear_start(&c);
-        clear_batch(&c, &p, 0, LONG_ROWS, at_once, false);
-        clear_end(&c);
-        clear_start(&c);
-        for (size_t b = 0; b < sizeof batch / sizeof *batch; from += batch[b++])
-            clear_batch(&c, &p, from, batch[b], grown + from * vocab, false);
-        CHECK_EQUAL(LONG_ROWS, from);
-        clear_end(&c);
-        for (size_t j = 0; j < LONG_ROWS * vocab; j++) CHECK(at_once[j] == grown[j]);
+        Prompt prompt = prompt_new(tokens + 40, LONG_ROWS);
+        size_t len = LONG_ROWS * model.config.vocab;
+        float *at_once = calloc(len, sizeof *at_once), *grown = calloc(len, sizeof *grown);
+        Party p;
+        clear_run(&prompt, LONG_ROWS, LONG_ROWS, at_once);
+        party_alone(&p, ROLE_CLEAR);
+        SecureNet *net = network_start(&p);
+        for (size_t b = 0, at = 0; b < sizeof batch / sizeof *batch; at += batch[b++])
+            network_run(&p, net, &prompt, at, batch[b], grown, false);
+        CHECK_EQUAL(plan.known + LONG_ROWS, secure_past(net));
+        party_end(&p);
+        logits_equal(at_once, grown, LONG_ROWS);
         free(at_once), free(grown);
     }
 }
 
 /* Over the end of a page, back before it, on in one batch over two more, and from the start again. */
-static void program_long(Party *p)
-{
-    static const struct { size_t rows; int back; } step[] = {{62, -1}, {1, -1}, {1, -1}, {1, -1}, {1, 60}, {2, -1},
-                                                              {77, -1}, {1, 0}, {4, -1}};
-    Run *run = p->ctx;
-    bool private = p->role == ROLE_SERVER || p->role == ROLE_CLEAR, client = p->role == ROLE_CLIENT || p->role == ROLE_CLEAR;
-    SecureNet *net;
-    Pinned *const *pins;
-    CHECK_OK(secure_new(&net, p->engine, &p->session, &model.config, &plan, private || client ? &model : NULL, private ? with : NULL));
-    for (size_t i = 0, count = secure_pins(net, &pins); i < count; i++) party_pin(p, pins[i]);
-    KnownPrefix known = {run->prompt.keys, run->prompt.values};
-    size_t at = 0, vocab = model.config.vocab;
-    float *logits = run->logits[p->role] = arena_new(&p->session, float, LONG_ROWS * vocab);
-    for (size_t i = 0; i < sizeof step / sizeof *step; at += step[i++].rows) {
-        uint8_t keys[8][KEY_BYTES];
-        segment_keys(keys, at, 8, 1);
-        if (p->role == ROLE_CLIENT && i > 0) CHECK_OK(secure_ahead(net, 8, at, (const uint8_t (*)[KEY_BYTES])keys));
-        party_begin(p, step[i].rows, at);
-        CHECK_OK(secure_forward(net, step[i].rows, client ? run->prompt.x + at * model.config.width : NULL, private ? &known : NULL,
-                                logits + at * vocab, false));
-        if (step[i].back == 0) secure_restart(net);
-        if (step[i].back > 0) secure_truncate(net, plan.known + (uint32_t)step[i].back);
-    }
-    CHECK_EQUAL(LONG_ROWS, at);
-}
-
 TEST(three_parties_agree_while_caches_grow)
 {
+    static const Step steps[] = {{.rows = 62}, {.rows = 1, .ahead = 8}, {.rows = 1, .ahead = 8}, {.rows = 1, .ahead = 8},
+                                 {.rows = 1, .ahead = 8, .back = 60}, {.rows = 2, .ahead = 8}, {.rows = 77, .ahead = 8},
+                                 {.rows = 1, .ahead = 8, .back = RESTART}, {.rows = 4, .ahead = 8}, {0}};
     for (size_t i = 0; i < LONG_CASES; i++) {
         setup(&long_cases[i]);
-        Run run = {.prompt = prompt_new(tokens + 40, LONG_ROWS)};
-        Party party[5];
-        parties_run(party, program_long, &run);
-        for (size_t j = 0; j < LONG_ROWS * model.config.vocab; j++) CHECK(run.logits[ROLE_CLEAR][j] == run.logits[ROLE_CLIENT][j]);
-        parties_end(party);
+        Run run = {.prompt = prompt_new(tokens + 40, LONG_ROWS), .steps = steps};
+        run_agrees(&run);
+        run_end(&run);
     }
 }
 
 TEST(memory_follows_the_conversation)
 {
     setup(&long_cases[0]);
-    Prompt p = prompt_new(tokens + 40, LONG_ROWS);
-    Clear c;
+    Prompt prompt = prompt_new(tokens + 40, LONG_ROWS);
+    Party p;
     float *logits = calloc(LONG_ROWS * model.config.vocab, sizeof *logits);
     size_t page = 64 * model.config.kv_heads * model.config.head_dim * 2 * plan.layers * 3 * sizeof(uint64_t);   // of CLEAR, which keeps most
-    clear_start(&c);
-    size_t before = c.session.used;
-    clear_batch(&c, &p, 0, 10, logits, false);
-    CHECK_EQUAL(before + page, c.session.used);
-    clear_batch(&c, &p, 10, 64 - 10 - plan.known, logits, false);
-    CHECK_EQUAL(before + page, c.session.used);
-    clear_batch(&c, &p, 64 - plan.known, 1, logits, false);
-    CHECK_EQUAL(before + 2 * page, c.session.used);
-    secure_restart(c.net);
-    clear_batch(&c, &p, 0, 100, logits, false);
-    CHECK_EQUAL(before + 2 * page, c.session.used);
-    clear_end(&c);
+    party_alone(&p, ROLE_CLEAR);
+    SecureNet *net = network_start(&p);
+    size_t before = p.session.used, first = 64 - plan.known;
+    network_run(&p, net, &prompt, 0, 10, logits, false);
+    CHECK_EQUAL(before + page, p.session.used);
+    network_run(&p, net, &prompt, 10, first - 10, logits, false);
+    CHECK_EQUAL(before + page, p.session.used);
+    network_run(&p, net, &prompt, first, 1, logits, false);
+    CHECK_EQUAL(before + 2 * page, p.session.used);
+    secure_restart(net);
+    network_run(&p, net, &prompt, first + 1, 80, logits, false);
+    CHECK_EQUAL(before + 2 * page, p.session.used);
+    party_end(&p);
     free(logits);
 }
 
@@ -447,19 +227,19 @@ TEST(a_block_of_gpt2_small)
         float *x = random_weights(&a, (size_t)ROWS * c.width, 1), *want = arena_new(&a, float, (size_t)ROWS * c.width);
         memcpy(want, x, (size_t)ROWS * c.width * sizeof *x);
         plain_layers(s, want, ROWS, 0, 1);
-        Clear clear;
-        clear_start(&clear);
-        Party here = {.engine = clear.e, .role = ROLE_CLEAR};
-        party_begin(&here, ROWS, 0);
+        Party clear;
         Wire got;
-        CHECK_OK(secure_layers(clear.net, ROWS, x, NULL, &got));
+        party_alone(&clear, ROLE_CLEAR);
+        SecureNet *net = network_start(&clear);
+        party_begin(&clear, ROWS, 0);
+        CHECK_OK(secure_layers(net, ROWS, x, NULL, &got));
         double rms, most = rows_difference(got, want, ROWS, &rms);
         printf("    %s: error max %.4f, rms %.5f\n", lean ? "lean" : "fold", most, rms);
         CHECK(most < 0.01 && rms < 0.002);
         Cost cost;
         CHECK_OK(plan_cost_layers(&cost, &plan, &c, 0, ROWS));
         CHECK_EQUAL(lean ? 22 : 17, cost.exchanges);
-        clear_end(&clear);
+        party_end(&clear);
         arena_free(&a);
         plan_free(&plan);
     }
@@ -495,10 +275,7 @@ static void fidelity_window(Fidelity *f, const int32_t *ids, size_t rows)
     size_t vocab = model.config.vocab;
     Prompt p = prompt_new(ids, rows);
     float *got = malloc(rows * vocab * sizeof *got);
-    Clear c;
-    clear_start(&c);
-    for (size_t at = 0; at < rows; at += 64) clear_batch(&c, &p, at, rows - at < 64 ? rows - at : 64, got + at * vocab, false);
-    clear_end(&c);
+    clear_run(&p, rows, 64, got);
     for (size_t r = 0; r + 1 < rows; r++) {
         const float *a = got + r * vocab, *b = p.want + r * vocab;
         f->positions++, f->agree += best(a) == best(b);
