@@ -82,6 +82,20 @@ static void base_note(TextTable *t, const char *dir)
     for (const char *at = text, *stop; (stop = strchr(at, '\n')); at = stop + 1) table_add(t, at, (size_t)(stop - at));
 }
 
+/* A line has a prompt of training, as one line, and its completion, in train.jsonl's order: nothing else, so nothing held out. */
+static void check_base_pairs(const char *dir, const TaskSet *train)
+{
+    const char *at = text_of(arena_format(&arena, "%s/base-pairs.tsv", dir));
+    for (size_t i = 0; i < train->count; i++) {
+        const TestPair *p = &train->sample[i].pair;
+        char *want = arena_format(&arena, "%.*s\t%s\n", (int)strlen(p->prompt) - 1, p->prompt, p->answers[0]);
+        for (char *line = strchr(want, '\n'); line[1]; line = strchr(line, '\n')) *line = ' ';
+        CHECK(!strncmp(at, want, strlen(want)));
+        at += strlen(want);
+    }
+    CHECK(!*at);
+}
+
 /* Train, validation, test and the base's text share nothing, and no line of the base has a prompt with its completion. */
 static void check_parts(const char *dir, const char *other_seed)
 {
@@ -94,6 +108,7 @@ static void check_parts(const char *dir, const char *other_seed)
     base_note(&seen, dir);
     CHECK(seen.count < 2 * trained);           // the base's text is what training shows, and what a schema line or a passage adds
     base_note(&seen, other_seed);
+    check_base_pairs(dir, &train);
     check_apart(&seen, &test);
     check_apart(&seen, &valid);
     TextTable own, answers;

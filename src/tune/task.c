@@ -1,8 +1,8 @@
 /* task.c - tasks from data: the parts of each as JSON lines, and the text that a base may read.
  *
  * The base's text never holds a prompt beside its completion: sentences of both languages, schemas, questions, statements
- * and passages stand alone, in an order of their own. What a base may know of how the two sides go together, as a model that has read
- * much would, is the training pairs the other way round. */
+ * and passages stand alone, in an order of their own. What a base may read of how the two sides go together, as a model that has read
+ * much would have, is a table of the training pairs. */
 #include "tune/task.h"
 #include "tune/data_split.h"
 
@@ -31,8 +31,18 @@ static void line_append(Buffer *out, Json *line)
     json_free(line);
 }
 
+/* Both sides in columns; a line of the prompt ends in a blank. */
+static void pair_append(Buffer *out, const Json *line)
+{
+    const char *prompt = "", *completion = "";
+    if (failed(json_get_text(&prompt, line, "prompt")) || failed(json_get_text(&completion, line, "completion"))) bug("a line without its sides");
+    for (size_t i = 0; prompt[i + 1]; i++) buffer_u8(out, prompt[i] == '\n' ? ' ' : (uint8_t)prompt[i]);
+    buffer_format(out, "\t%s\n", completion);
+}
+
 void task_line(TaskMaker *m, DataPart part, Json *line)
 {
+    if (part == PART_TRAIN) pair_append(&m->base_pairs, line);
     size_t *count[PART_ALL] = {&m->counts.train, &m->counts.valid, &m->counts.test};
     line_append(&m->part[part], line);
     ++*count[part];
@@ -41,11 +51,6 @@ void task_line(TaskMaker *m, DataPart part, Json *line)
 void task_base(TaskMaker *m, const char *text)
 {
     table_add(&m->base, text, strlen(text));
-}
-
-void task_base_pair(TaskMaker *m, const char *from, const char *to)
-{
-    buffer_format(&m->base_pairs, "%s\t%s\n", from, to);
 }
 
 // ---- translation -----------------------------------------------------------------------------------------------------
@@ -71,9 +76,7 @@ static Result make_translate(TaskMaker *m)
                 Json *line = task_object("translate", prompt, pair[i].answers[k]);
                 if (part != PART_TRAIN) json_put(line, "references", references_of(&pair[i]));
                 task_line(m, part, line);
-                if (part != PART_TRAIN) continue;
-                task_base(m, pair[i].answers[k]);
-                task_base_pair(m, pair[i].answers[k], pair[i].prompt);
+                if (part == PART_TRAIN) task_base(m, pair[i].answers[k]);
             }
             if (part == PART_TRAIN) task_base(m, pair[i].prompt);
         }

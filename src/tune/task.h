@@ -17,7 +17,7 @@ typedef struct TaskMaker {
     Buffer part[PART_ALL];                     // JSON lines
     Buffer extra;                              // a second test: WikiSQL's
     TextTable base;                            // lines of the base's text, each once
-    Buffer base_pairs;                         // the training pairs the other way round, for a base to read
+    Buffer base_pairs;                         // the training pairs in two columns, for a base that has read such pairs
     TaskCounts counts;
     Arena arena;
 } TaskMaker;
@@ -28,7 +28,6 @@ bool random_chance(uint64_t *state, unsigned percent);        // true for so man
 Json *task_object(const char *task, const char *prompt, const char *completion);
 void task_line(TaskMaker *m, DataPart part, Json *line);      // frees it
 void task_base(TaskMaker *m, const char *text);               // a line of text without its partner
-void task_base_pair(TaskMaker *m, const char *from, const char *to);   // `from` is what the task answers, `to` what it asks; no tabs, no newlines
 
 CHECKED Result task_make_sql(TaskMaker *m);
 CHECKED Result task_make_chat(TaskMaker *m);

@@ -436,7 +436,6 @@ static Result question_make(bool *added, SqlTask *t, const SqlSchema *s, DataPar
             char line[256];
             schema_line(line, sizeof line, s);
             task_base(t->m, line), task_base(t->m, q.text), task_base(t->m, q.statement);
-            task_base_pair(t->m, q.statement, q.text);
         }
     }
     return OK;

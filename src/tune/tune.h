@@ -65,7 +65,7 @@ CHECKED Result score_perplexity(Score *out, const char *judge, const char *const
 // ---- tasks -----------------------------------------------------------------------------------------------------------
 
 /* Makes the data of a task (docs/tasks.md) in the folder `dir`: train.jsonl, valid.jsonl, test.jsonl; base.txt, text a line
- * for a base that must never see a prompt before its completion; base-pairs.tsv, completion, tab, what asks for it. `data`: the folder of
+ * for a base that must never see a prompt before its completion; base-pairs.tsv, train.jsonl's prompts (in one line) and completions. `data`: the folder of
  * the development data. The same seed gives the same files; what is held out is the same for every seed. */
 typedef struct TaskCounts { size_t train, valid, test, extra, base; } TaskCounts;   // extra: lines of wikisql.jsonl
 CHECKED Result task_make(TaskCounts *out, const char *name, const char *dir, const char *data, uint64_t seed);
