@@ -72,7 +72,7 @@ static void student_new(Student *s, const Form *f)
     else params_bind_grads(&s->grads, c, &s->adapter, s->grad_values, &s->arena);
     s->scratch = net_scratch(&s->net, 128, &s->arena);
     if (f->objective.logits > 0 || f->objective.hidden > 0)
-        s->objective.teacher = teacher_new(&s->taught, rope, f->first, f->shares_cut, 128, &s->arena);
+        s->objective.teacher = teacher_new(&s->taught, &s->net, f->shares_cut, 128, &s->arena);
     s->pack = pack_new(128, &s->arena);
     Sample samples[4];
     samples_make(samples, 4, &s->arena);

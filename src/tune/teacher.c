@@ -19,11 +19,12 @@ struct Teacher {
     size_t rows;
 };
 
-Teacher *teacher_new(const Model *m, const float *rope, uint32_t cut, bool shares_cut, size_t rows, Arena *a)
+Teacher *teacher_new(const Model *m, const Net *student, bool shares_cut, size_t rows, Arena *a)
 {
     const ModelConfig *c = &m->config;
+    uint32_t cut = student->first;
     Teacher *t = arena_new(a, Teacher, 1);
-    *t = (Teacher){.net = {.model = m, .first = c->layers, .rope = rope}, .cut = cut, .shares_cut = shares_cut, .rows = rows};
+    *t = (Teacher){.net = {.model = m, .first = c->layers, .rope = student->rope, .bf16 = student->bf16}, .cut = cut, .shares_cut = shares_cut, .rows = rows};
     t->scratch = net_scratch(&t->net, rows, a);
     t->after = arena_new(a, float *, c->layers - cut);
     for (uint32_t l = cut; l < c->layers; l++) t->after[l - cut] = arena_new(a, float, rows * c->width);
@@ -55,7 +56,7 @@ float *teacher_logits(Teacher *t, size_t begin, size_t count)
 {
     const ModelConfig *c = &t->net.model->config;
     ASSERT(count <= HEAD_ROWS);
-    linear_forward(t->logits, t->top_norm + begin * c->width, t->net.model->head, count, c->vocab, c->width, false);
+    linear_forward(t->logits, t->top_norm + begin * c->width, t->net.model->head, count, c->vocab, c->width, t->net.bf16 ? LINEAR_BF16 : 0);
     return t->logits;
 }
 

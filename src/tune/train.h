@@ -117,8 +117,9 @@ double net_row_penalty(const NetScratch *s);
 /* out (rows, width): the residual stream at the cut of a sample of rows + 1 tokens. The same bits wherever it is called. */
 void net_cut(const Net *n, NetScratch *s, float *out, const int32_t *tokens, size_t rows);
 
-/* One thread's teacher for packs of up to `rows` rows. The layers below the student's cut are shared where shares_cut. */
-Teacher *teacher_new(const Model *m, const float *rope, uint32_t cut, bool shares_cut, size_t rows, Arena *a);
+/* One thread's teacher for packs of up to `rows` rows, with the student's cut, rotations and precision. The layers below the cut are
+ * shared where shares_cut. */
+Teacher *teacher_new(const Model *m, const Net *student, bool shares_cut, size_t rows, Arena *a);
 
 /* Causal attention of one layer inside each sample, as its variant has it. q (rows, heads * head_dim), k and v (rows, kv_heads *
  * head_dim) are turned already. work: 2 * ATTENTION_BLOCK * longest sample floats. */

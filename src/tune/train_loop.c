@@ -508,7 +508,7 @@ static void shares_new(Loop *l)
         const ModelConfig *c = &j->net->model->config;
         if (j->layers_only) params_bind_layer_grads(&s->grads, c, j->net->first, s->grad_values, &l->arena);
         else params_bind_grads(&s->grads, c, j->net->adapter, s->grad_values, &l->arena);
-        if (j->teacher) s->teacher = teacher_new(j->teacher, j->net->rope, j->net->first, shares_cut, l->pack_rows, &l->arena);
+        if (j->teacher) s->teacher = teacher_new(j->teacher, j->net, shares_cut, l->pack_rows, &l->arena);
         s->index = w, s->grads.ctx = s;
         if (ranks_count() > 1) s->buckets = &l->buckets;
     }

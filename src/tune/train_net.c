@@ -399,10 +399,8 @@ void net_embed(const Model *m, float *x, const int32_t *tokens, size_t rows)
 void net_forward(const Net *n, NetScratch *s, uint32_t layer, float *out, const float *in, const Pack *p)
 {
     LayerActs acts = s->below;
-    Net exact = *n;
-    exact.bf16 = false;                        // whoever keeps the results gets the same ones with gradients and without
     acts.x = (float *)(uintptr_t)in;           // a forward pass reads it only
-    layer_forward(&exact, s, &acts, layer, out, p);
+    layer_forward(n, s, &acts, layer, out, p);
 }
 
 void net_cut(const Net *n, NetScratch *s, float *out, const int32_t *tokens, size_t rows)
@@ -411,8 +409,10 @@ void net_cut(const Net *n, NetScratch *s, float *out, const int32_t *tokens, siz
     size_t start[2] = {0, rows};
     uint64_t noise = 0;
     Pack one = {.rows = rows, .samples = 1, .position = s->count_up, .start = start, .noise = &noise};
+    Net exact = *n;
+    exact.bf16 = false;                        // whoever keeps the results gets the same ones with gradients and without
     net_embed(n->model, out, tokens, rows);
-    for (uint32_t l = 0; l < n->first; l++) net_forward(n, s, l, out, out, &one);
+    for (uint32_t l = 0; l < n->first; l++) net_forward(&exact, s, l, out, out, &one);
 }
 
 /* The residual stream at the cut, sample by sample, or the embedding. */
