@@ -2,6 +2,7 @@
  * from, heads merged or left out and halves side by side. */
 #include "tune/form.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "tune/measure.h"
@@ -32,10 +33,16 @@ static Result heads_find(HeadGroups *out, const FormRecipe *f, const Study *s, u
     return heads_keep(out, s, f->prune, f->by == HEADS_BY_OUTPUT ? KEEP_OUTPUT : KEEP_GRADIENT, a);
 }
 
+/* A group's score is the sum of its heads': for heads that are not alike that is sqrt(merge) times as wide as one head's. */
+static double scale_of(const FormRecipe *f)
+{
+    return f->scale > 0 ? f->scale : f->merge > 1 ? 1 / sqrt((double)f->merge) : 0;
+}
+
 static Variant form_kinds(const Recipe *r, uint32_t first)
 {
     const FormRecipe *f = &r->form;
-    return (Variant){.first = first, .score_scale = (float)f->scale, .activation = (Activation)f->activation,
+    return (Variant){.first = first, .score_scale = (float)scale_of(f), .activation = (Activation)f->activation,
                      .softmax = (Softmax)f->softmax, .side_by_side = f->side_by_side, .cells = r->secure.cells};
 }
 
